@@ -1,0 +1,111 @@
+"""Torch module -> one self-contained ONNX file, checked against the module."""
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from ..errors import ExportError, GateError
+from ..spaces.subject import Array
+from .runtimes.onnxruntime_cpu import OnnxRuntimeCpu
+
+TOLERANCE = 1e-3  # of the largest output
+
+
+def export(model: nn.Module, inputs: tuple[Array, ...]) -> onnx.ModelProto:
+    """The graph with a dynamic batch where the model allows it, else for one example.
+
+    `inputs` are example inputs, each (batch, ...) with batch >= 2. Raises ExportError naming the
+    operator or the line, GateError when file and module disagree.
+    """
+    try:
+        graph = _exported(model, inputs, dynamic=True)
+    except Exception as first:  # the exporter raises many kinds
+        try:
+            inputs = tuple(array[:1] for array in inputs)
+            graph = _exported(model, inputs, dynamic=False)
+        except Exception:
+            raise ExportError(f"the model does not export: {_reason(first)}") from first
+    _check_agreement(model, graph, inputs)
+    return graph
+
+
+def _exported(model: nn.Module, inputs: tuple[Array, ...], dynamic: bool) -> onnx.ModelProto:
+    batch = torch.export.Dim("batch")
+    names = [f"input{i}" for i in range(len(inputs))]
+    with _quiet():
+        program = torch.onnx.export(
+            model.eval(),
+            tuple(torch.from_numpy(np.array(array)) for array in inputs),
+            input_names=names,
+            dynamo=True,
+            external_data=False,
+            dynamic_shapes=tuple({0: batch} for _ in inputs) if dynamic else None,
+        )
+    assert program is not None
+    graph: onnx.ModelProto = program.model_proto
+    _strip_(graph)
+    return graph
+
+
+def _strip_(graph: onnx.ModelProto) -> None:
+    """Drops what the exporter notes about its own run: paths of this machine, stack traces."""
+    for thing in (graph, graph.graph, *graph.graph.node, *graph.graph.value_info,
+                  *graph.graph.input, *graph.graph.output, *graph.graph.initializer):
+        if hasattr(thing, "metadata_props"):
+            del thing.metadata_props[:]
+        if hasattr(thing, "doc_string"):
+            thing.doc_string = ""
+
+
+def _check_agreement(model: nn.Module, graph: onnx.ModelProto, inputs: tuple[Array, ...]) -> None:
+    with torch.inference_mode():
+        result = model(*(torch.from_numpy(np.array(array)) for array in inputs))
+    expected = (result if isinstance(result, torch.Tensor) else result[0]).numpy()
+    got = OnnxRuntimeCpu.load(graph.SerializeToString(), threads=1).run(inputs)
+    worst = float(np.abs(expected - got).max())
+    if not worst <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise GateError(f"the exported file differs from the model by {worst:.3g}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter talks on every channel it has."""
+    logging.disable(logging.WARNING)
+    try:
+        with (warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()),
+              contextlib.redirect_stderr(io.StringIO())):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _reason(error: BaseException) -> str:
+    """The line of the user's code and the operator, dug out of the exporter's long report."""
+    chain, text = error, ""
+    while chain is not None:
+        text += f"{type(chain).__name__}: {chain}\n"
+        chain = chain.__cause__ or chain.__context__  # type: ignore[assignment]
+    operators = re.findall(r"(?:No ONNX function found for|No decompositions registered for) .*", text)
+    lines = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\n\s+(.+)', text)
+    users = [row for row in lines if "site-packages" not in row[0]]
+    parts = operators[:1] or [text.strip().splitlines()[-1] if text.strip() else repr(error)]
+    if not operators:
+        parts = [_root(error)]
+    parts += [f"at {file}:{line}, {code.strip()}" for file, line, _, code in users[-1:]]
+    return " ".join(parts)
+
+
+def _root(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first.strip()[:300]}"

@@ -1,0 +1,140 @@
+"""Latency of a model file against the untouched one, interleaved, in a quiet lane.
+
+Pairs are interleaved because frequency and caches drift; a run whose wall time exceeds the thread's
+CPU time was preempted and its pair is dropped. Under preemption a ratio of plain medians is biased,
+not only noisy, so what does not settle is marked unstable.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from statistics import median, stdev
+from time import perf_counter_ns, thread_time_ns
+
+import numpy as np
+
+from ..errors import MetricError
+from ..hardware_profiles.profile import Runtime as RuntimeSettings
+from ..spaces.subject import Array
+from .lane import Lane
+from .runtimes import runtime
+
+WARM_UP, BLOCKS = 20, 12
+FIRST_PAIRS = 20  # of bursts, in a block; doubled with every attempt
+BURST_MS = 1.2  # both sides of a pair run about this long, so that neither finds the other's cache
+PREEMPTED = 1.1  # wall over CPU time
+CLEAN, SETTLED = 0.9, 0.02  # least share of clean pairs, largest spread of the ratio
+QUICK, THOROUGH = 2, 3  # attempts: during the search; for the final front
+
+Once = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Medians over the blocks. `spread` is the coefficient of variation of the ratio."""
+
+    latency_ms: float
+    reference_ms: float
+    ratio: float
+    spread: float
+    p95_ms: float
+    clean: float
+    pairs: int
+
+    @property
+    def settled(self) -> bool:
+        return self.clean >= CLEAN and self.spread <= SETTLED
+
+
+def compare(
+    candidate: bytes,
+    reference: bytes,
+    inputs: tuple[Array, ...],
+    settings: RuntimeSettings,
+    lane: Lane,
+    attempts: int = QUICK,
+) -> Timing:
+    """Both files on the same inputs, each (batch, ...), alone on the machine.
+
+    Repeated twice as long until it settles; the longest attempt is returned, `settled` or not.
+    Raises MetricError when hardly anything ran undisturbed.
+    """
+    engine = runtime(settings.name)
+    inputs = tuple(np.array(array[: settings.batch]) for array in inputs)
+    for attempt in range(attempts):
+        with lane.quiet(), _undisturbed():
+            runs = [engine.load(file, settings.threads).bound(inputs)
+                    for file in (candidate, reference)]
+            timing = _timed(runs[0], runs[1], FIRST_PAIRS * 2**attempt, settings.threads == 1)
+        if timing and timing.settled:
+            return timing
+    if timing is None:
+        raise MetricError("the latency cannot be measured: the machine was never quiet enough")
+    return timing
+
+
+def _timed(candidate: Once, reference: Once, pairs: int, check_cpu: bool) -> Timing | None:
+    """None when fewer than three blocks had enough undisturbed pairs."""
+    sides = ((candidate, _burst(candidate)), (reference, _burst(reference)))
+    blocks, walls = [], []
+    for _ in range(BLOCKS):
+        block = [p for i in range(pairs) if (p := _pair(*sides, i % 2 == 0, check_cpu))]
+        walls += [mine for mine, _ in block]
+        if len(block) >= pairs / 3:
+            blocks.append(block)
+    if len(blocks) < 3:
+        return None
+    ratios = [median(a / b for a, b in block) for block in blocks]
+    return Timing(
+        latency_ms=median(median(a for a, _ in block) for block in blocks),
+        reference_ms=median(median(b for _, b in block) for block in blocks),
+        ratio=median(ratios),
+        spread=stdev(ratios) / median(ratios),
+        p95_ms=float(np.percentile(walls, 95)),
+        clean=len(walls) / (BLOCKS * pairs),
+        pairs=len(walls),
+    )
+
+
+def _pair(
+    candidate: tuple[Once, int], reference: tuple[Once, int], first: bool, check_cpu: bool
+) -> tuple[float, float] | None:
+    """One burst of each, the candidate `first` or last; None when either was preempted."""
+    order = (candidate, reference) if first else (reference, candidate)
+    one, other = (_wall_ms(run, count, check_cpu) for run, count in order)
+    if one is None or other is None:
+        return None
+    return (one, other) if first else (other, one)
+
+
+def _burst(run: Once) -> int:
+    """Warms up; how many inferences take about `BURST_MS`."""
+    for _ in range(WARM_UP):
+        run()
+    alone = min(_wall_ms(run, 1, False) or BURST_MS for _ in range(WARM_UP))
+    return max(1, round(BURST_MS / alone))
+
+
+def _wall_ms(run: Once, count: int, check_cpu: bool) -> float | None:
+    """Milliseconds of one inference with a warm cache, None when the thread was preempted."""
+    run()
+    cpu, wall = thread_time_ns(), perf_counter_ns()
+    for _ in range(count):
+        run()
+    wall, cpu = perf_counter_ns() - wall, thread_time_ns() - cpu
+    if check_cpu and wall > PREEMPTED * cpu:
+        return None
+    return wall / count / 1e6
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Highest priority where the system allows it; without the right to it, carries on."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, 0)

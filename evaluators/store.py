@@ -1,0 +1,67 @@
+"""Content-addressed files, on any file system that fsspec speaks: `<sha256>.onnx`."""
+
+import json
+import uuid
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from fsspec.core import url_to_fs
+
+from ..errors import RunError
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An exported file, known by its content."""
+
+    sha256: str
+    size_bytes: int
+
+    @property
+    def file(self) -> str:
+        return f"{self.sha256}.onnx"
+
+
+class Store:
+    """A folder of artefacts and their cards. Writing twice writes once; a file is whole or absent."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._fs, self._root = url_to_fs(url)
+
+    def put(self, content: bytes) -> Artifact:
+        artifact = Artifact(sha256(content).hexdigest(), len(content))
+        if not self._fs.exists(self._path(artifact.file)):
+            self._write(artifact.file, content)
+        return artifact
+
+    def get(self, digest: str) -> bytes:
+        """The file of that sha256. Raises RunError when it is missing or its content changed."""
+        try:
+            content: bytes = self._fs.cat_file(self._path(f"{digest}.onnx"))
+        except FileNotFoundError as error:
+            raise RunError(f"artefact {digest}.onnx is missing from {self.url}") from error
+        if sha256(content).hexdigest() != digest:
+            raise RunError(f"artefact {digest}.onnx in {self.url} was changed since it was scored")
+        return content
+
+    def put_card(self, digest: str, card: dict[str, Any]) -> None:
+        """The model card, beside its file: recipe, subject, versions, metrics."""
+        self._write(f"{digest}.json", json.dumps(card, indent=1, sort_keys=True).encode())
+
+    def get_card(self, digest: str) -> dict[str, Any]:
+        card: dict[str, Any] = json.loads(self._fs.cat_file(self._path(f"{digest}.json")))
+        return card
+
+    def _write(self, name: str, content: bytes) -> None:
+        partial = self._path(f".{name}.{uuid.uuid4().hex}")
+        self._fs.makedirs(self._root, exist_ok=True)
+        try:
+            self._fs.pipe_file(partial, content)
+            self._fs.mv(partial, self._path(name))
+        except OSError as error:
+            raise RunError(f"cannot write {name} to {self.url}: {error}") from error
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"

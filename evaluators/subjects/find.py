@@ -1,0 +1,95 @@
+"""`module:object` or `./file.py:object` -> a checked Subject."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+
+from ...errors import ParedError, SubjectError
+from ...spaces.subject import SPLITS, Subject, example_inputs
+
+
+def find(reference: str, base: Path) -> Subject:
+    """The subject that `reference` names, relative paths taken from `base`.
+
+    The object is a Subject, or a function without arguments that returns one. Raises SubjectError.
+    """
+    where, colon, name = reference.rpartition(":")
+    if not colon or not where or not name:
+        raise SubjectError(f"model: got {reference!r}; write module:object or ./file.py:object")
+    module = _file(base / where) if where.endswith(".py") else _module(where, base)
+    if not hasattr(module, name):
+        names = ", ".join(n for n in vars(module) if not n.startswith("_"))
+        raise SubjectError(f"model: {where} has no {name!r}; it has {names}")
+    return check(getattr(module, name), reference)
+
+
+def check(found: object, reference: str = "subject") -> Subject:
+    """The subject itself, called if it is a factory, after one example went through the model."""
+    if callable(found) and not isinstance(found, Subject):
+        found = _guarded(reference, found)
+    if not isinstance(found, Subject):
+        raise SubjectError(f"model: {reference} is a {type(found).__name__}, not a subject; wrap the "
+                           "module and its data in pared.Classification or write a pared.Subject")
+    for name in SPLITS:
+        split = found.split(name)
+        if not len(split):
+            raise SubjectError(f"{reference}: the {name} split is empty")
+    _try(found, reference)
+    return found
+
+
+def source_folder(reference: str, base: Path) -> Path:
+    """The folder that must be importable wherever the subject is used."""
+    where = reference.rpartition(":")[0]
+    return (base / where).resolve().parent if where.endswith(".py") else base.resolve()
+
+
+def _try(subject: Subject, reference: str) -> None:
+    inputs = example_inputs(subject)
+    shapes = ", ".join(str(array.shape) for array in inputs)
+    try:
+        with torch.inference_mode():
+            outputs = subject.model().eval()(*(torch.from_numpy(np.array(a)) for a in inputs))
+    except Exception as error:
+        raise SubjectError(f"{reference}: the model refuses inputs of shape {shapes}: {error}") from error
+    first = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+    if len(first) != len(inputs[0]):
+        raise SubjectError(f"{reference}: outputs of shape {tuple(first.shape)} for inputs {shapes}; "
+                           "the first dimension must be the batch")
+
+
+def _module(name: str, base: Path) -> ModuleType:
+    if str(base) not in sys.path:
+        sys.path.insert(0, str(base))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise SubjectError(f"model: cannot import {name!r}: {error}") from error
+
+
+def _file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise SubjectError(f"model: there is no file {path}")
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent.resolve()))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module, loader = importlib.util.module_from_spec(spec), spec.loader
+    sys.modules[path.stem] = module
+    _guarded(str(path), lambda: loader.exec_module(module))
+    return module
+
+
+def _guarded(what: str, call: Callable[[], object]) -> object:
+    try:
+        return call()
+    except ParedError:
+        raise
+    except Exception as error:
+        raise SubjectError(f"model: {what} raised {type(error).__name__}: {error}") from error

@@ -1,0 +1,166 @@
+"""The same words in Python as on the command line: search, resume, open_run."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, RunError
+from ..evaluators.subjects.find import check, find, source_folder
+from ..hardware_profiles.load import load
+from ..spaces import space as spaces
+from ..spaces.subject import Subject
+from . import study as book
+from .candidate import ARTIFACTS
+from .config import RunConfig, build, dump
+from .driver import Driver
+from .journal import owned
+from .prepare import Prepared, prepare
+from .run import CONFIG, Run, limits
+from .status import heartbeat
+from .trial import Bench
+from .workers import Crew, crew
+
+Watch = Callable[[Driver], None]
+IN_PYTHON = "(given in Python)"
+
+
+def search(
+    subject: Subject | str,
+    profiles: Sequence[str] = ("host-cpu",),
+    budgets: Mapping[str, Any] | None = None,
+    trials: int = 60,
+    timeout: str | float | None = None,
+    out: str | Path = "runs/run",
+    **settings: Any,
+) -> Run:
+    """Searches and returns the finished run.
+
+    `subject` is a Subject or what a run file's `model` takes. `budgets` is written as in a run file
+    (`{"host-cpu": {"latency": "2ms"}, "size": "25%"}`), as are the keys of `settings`:
+    `max_accuracy_drop`, `objectives`, `space`, `search`, `cluster`. Raises UserError.
+    """
+    reference = subject if isinstance(subject, str) else IN_PYTHON
+    fields = {"model": reference, "profiles": list(profiles), "budgets": dict(budgets or {}), **settings}
+    config = build(fields, {"search.trials": trials, "search.timeout": timeout}, "pared.search")
+    found = find(subject, Path.cwd()) if isinstance(subject, str) else check(subject)
+    return start(config, found, Path(out), Path.cwd())
+
+
+def resume(
+    out: str | Path, subject: Subject | None = None, watch: Watch | None = None, **overrides: Any
+) -> Run:
+    """Goes on with a run that was stopped, killed, or is to have more trials (`trials=200`).
+
+    Finished trials are kept, those that were running are run again. Raises RunError while another
+    driver owns the run.
+    """
+    run = Run(out)
+    keys = {"trials": "search.trials", "timeout": "search.timeout", "workers": "cluster.workers",
+            "address": "cluster.address"}
+    changed = {keys[name]: value for name, value in overrides.items() if value is not None}
+    if not changed and isinstance(run.config, RunConfig):
+        config = run.config
+    else:
+        config = build(run.config.model_dump(mode="json"), changed, str(run.path / CONFIG))
+    if subject is None:
+        if config.model == IN_PYTHON:
+            raise ConfigError(f"{run.path} was started from Python; resume it with "
+                              "pared.resume(DIR, subject)")
+        subject = find(config.model, run.path)
+    with owned(run.path):
+        _write_config(run.path, config)
+        _drive(run.path, config, check(subject), watch)
+    return Run(run.path)
+
+
+def open_run(out: str | Path) -> Run:
+    """A run for reading, finished or not."""
+    return Run(out)
+
+
+def start(
+    config: RunConfig, subject: Subject, out: Path, base: Path, watch: Watch | None = None
+) -> Run:
+    """A new run in `out`, which must not be there yet. `base` is what `model` is relative to."""
+    if (out / CONFIG).exists():
+        with owned(out):  # names the pid when a driver is alive in there
+            raise RunError(f"{out} is a run already; `pared resume {out}` goes on with it, "
+                           "or name another directory with --out")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} exists and is not empty; name another directory with --out")
+    fresh = not out.exists()
+    try:
+        (out / ARTIFACTS).mkdir(parents=True, exist_ok=True)
+        with owned(out):
+            _drive(out, config, subject, watch, base)
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error}") from error
+    except BaseException:
+        if not (out / CONFIG).exists():  # nothing was scored: leave no half-made run behind
+            shutil.rmtree(out if fresh else out / ARTIFACTS, ignore_errors=True)
+        raise
+    return Run(out)
+
+
+def _drive(
+    out: Path, config: RunConfig, subject: Subject, watch: Watch | None, base: Path | None = None
+) -> None:
+    profiles = tuple(load(name) for name in config.profiles)
+    cluster = config.cluster
+    folder = str(source_folder(config.model, base or out)) if config.model != IN_PYTHON else None
+    with crew(cluster.address, cluster.workers, cluster.cpus_per_worker, profiles, folder) as workers:
+        store = str((out / ARTIFACTS).resolve())
+        known = book.untouched(book.loaded(out)) if base is None else None
+        shared = workers.share(subject)
+        ready: Prepared = workers.call(
+            prepare, shared, profiles, store, known, cluster.cpus_per_worker)
+        space = spaces.build(ready.scope, config.space)
+        if base is not None:
+            _write_config(out, _absolute(config, base))
+        bench = Bench(subject, profiles, store, cluster.cpus_per_worker, config.search.seed,
+                      ready.untouched.sha256, ready.scores, ready.untouched.latency_ms,
+                      limits(config, ready.untouched), ready.teacher)
+        _search(out, config, space, bench, workers, ready, watch)
+
+
+def _search(
+    out: Path,
+    config: RunConfig,
+    space: spaces.Space,
+    bench: Bench,
+    workers: Crew,
+    ready: Prepared,
+    watch: Watch | None,
+) -> None:
+    seed = config.search.seed
+    with book.opened(out, config, seed) as study, heartbeat(out) as beat:
+        if book.untouched(study) is None:
+            book.keep_untouched(study, ready.untouched)
+
+        def watched(driver: Driver) -> None:
+            beat(driver)
+            if watch:
+                watch(driver)
+
+        driver = Driver(study, space, config, bench, workers, watched)
+        driver.loop()
+        while missing := [c.sha256 for c in (Run(out).baseline, *Run(out).front()) if c.test is None]:
+            driver.score_front(missing)  # a figure measured at length may bring another to the front
+        beat(driver)
+
+
+def _absolute(config: RunConfig, base: Path) -> RunConfig:
+    """`model: ./file.py:object` with its full path, so that the run can be resumed from anywhere."""
+    where, colon, name = config.model.rpartition(":")
+    if not where.endswith(".py"):
+        return config
+    return config.model_copy(update={"model": f"{(base / where).resolve()}{colon}{name}"})
+
+
+def _write_config(out: Path, config: RunConfig) -> None:
+    partial = out / f".{CONFIG}"
+    partial.write_text(dump(config))
+    partial.rename(out / CONFIG)
+
+

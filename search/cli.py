@@ -1,0 +1,238 @@
+"""The command line: parse, call, print, exit code. Loads torch and ray only in commands that work."""
+
+import json
+import sys
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import ParedError, UserError
+
+app = typer.Typer(
+    name="pared", no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Joint pruning, distillation and quantization search that scores the file you ship.",
+)
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="JSON alone on stdout.")]
+Trials = Annotated[int | None, typer.Option(help="Candidates to score, refuse or fail.", min=1)]
+Timeout = Annotated[str | None, typer.Option(help="No new candidate after this: 90s, 10m, 1.5h.")]
+Workers = Annotated[int | None, typer.Option(help="Candidates at a time.", min=1)]
+Address = Annotated[str | None, typer.Option(help="local, auto, or HOST:PORT of a Ray cluster.")]
+
+
+def main() -> None:
+    """The `pared` command. Wrong input: exit code 2 and one message, no traceback."""
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error), 2)
+    except ParedError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("stopped; `pared resume DIR` goes on from here", 130)
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Write a run file and a subject to start from."""
+    for path in _room("starter").write(folder):
+        print(path)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("pared-demo"),
+    trials: Annotated[int, typer.Option(min=1)] = 40,
+    json_: Json = False,
+) -> None:
+    """Compress a trained ResNet on Fashion-MNIST, within minutes on two cores."""
+    config, base = _room("starter").demo(trials)
+    if (out / "run.yaml").exists():
+        _finish(_searched(lambda watch: _room("api").resume(out, watch=watch, trials=trials), out), json_)
+    else:
+        _finish(_start(config, out, base), json_)
+
+
+@app.command()
+def search(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Run directory.  [default: runs/NAME]")] = None,
+    trials: Trials = None,
+    timeout: Timeout = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    address: Address = None,
+    workers: Workers = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c",
+                                                   help="Any key of the run file.")] = None,
+    json_: Json = False,
+) -> None:
+    """Search the space of a run file and print the front."""
+    config = _room("config")
+    changed = {"search.trials": trials, "search.timeout": timeout, "search.seed": seed,
+               "cluster.address": address, "cluster.workers": workers}
+    changed |= dict(config.override(text) for text in set_ or [])
+    read = config.read(run_file, changed)
+    _finish(_start(read, out or Path("runs") / run_file.stem, run_file.parent), json_)
+
+
+@app.command()
+def resume(
+    folder: Folder, trials: Trials = None, timeout: Timeout = None, address: Address = None,
+    workers: Workers = None, json_: Json = False,
+) -> None:
+    """Go on with a run that was stopped or killed, or give it more trials."""
+    _finish(_searched(lambda watch: _room("api").resume(
+        folder, watch=watch, trials=trials, timeout=timeout, address=address, workers=workers),
+        folder), json_)
+
+
+@app.command()
+def status(folder: Folder, json_: Json = False) -> None:
+    """How a run is doing, while it runs or after it was killed."""
+    found = _room("status").status(folder)
+    _out(found, json_, lambda: "\n".join(_room("console").status_lines(found)))
+
+
+@app.command()
+def front(folder: Folder, json_: Json = False) -> None:
+    """The Pareto set within the budgets."""
+    run = _run(folder)
+    _out(_front(run) if json_ else None, json_, lambda: _room("console").front_table(run))
+
+
+@app.command()
+def pick(
+    folder: Folder,
+    profile: Annotated[str | None, typer.Option(help="Device to be fast on.")] = None,
+    latency: Annotated[str | None, typer.Option(help="2ms, 50% or 3x.")] = None,
+    size: Annotated[str | None, typer.Option(help="100kB, 25% or 4x.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="0.01 is one point.")] = None,
+    trial: Annotated[int | None, typer.Option(help="This very candidate.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Copy model and card here.")] = None,
+    json_: Json = False,
+) -> None:
+    """The fastest model within the budgets; -o copies it."""
+    run = _run(folder)
+    chosen = run.pick(profile, latency, size, max_drop, trial)
+    exported = chosen.candidate.export(out) if out else None
+    point = {**chosen.candidate.to_json(), "profile": chosen.profile, "notes": list(chosen.notes),
+             "exported": str(exported) if exported else None}
+    told = [f"exported to {exported}"] if exported else []
+    _out(point, json_, lambda: "\n".join(_room("console").picked_lines(run, chosen) + told))
+
+
+@app.command()
+def verify(folder: Folder, json_: Json = False) -> None:
+    """Score every file of the front again; exit code 1 if a figure does not hold."""
+    checks = _run(folder).verify()
+    _out({"run": str(folder), "checks": [asdict(check) for check in checks],
+          "ok": not any(check.problem for check in checks)}, json_,
+         lambda: _room("console").verify_table(checks))
+    raise typer.Exit(1 if any(check.problem for check in checks) else 0)
+
+
+@app.command()
+def report(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="[default: DIR/report.html]")] = None,
+) -> None:
+    """Write one self-contained HTML page about a run."""
+    print(_run(folder).report(out))
+
+
+@app.command()
+def profiles(
+    name: Annotated[str | None, typer.Argument(show_default=False)] = None, json_: Json = False
+) -> None:
+    """The known hardware profiles, or one in full."""
+    load = import_module("pared.hardware_profiles.load")
+    if name:
+        found = load.load(name).model_dump(mode="json", exclude_none=True)
+        _out(found, json_, lambda: json.dumps(found, indent=2))
+    else:
+        rows = [load.load(known) for known in load.known()]
+        _out([{"name": p.name, "title": p.title, "kind": p.kind, "evidence": p.evidence} for p in rows],
+             json_, lambda: "\n".join(f"{p.name:16} {p.evidence:10} {p.title}" for p in rows))
+
+
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """What is installed, what this machine can measure, and what is missing."""
+    found = _room("doctor").examine()
+    _out(found, json_, lambda: _room("doctor").table(found))
+    raise typer.Exit(0 if found["ok"] else 1)
+
+
+def _room(name: str) -> Any:
+    """A module of this folder, loaded when a command needs it: `--help` must not wait for torch."""
+    return import_module(f"{__package__}.{name}")
+
+
+def _run(folder: Path) -> Any:
+    return _room("run").Run(folder)
+
+
+def _start(config: Any, out: Path, base: Path) -> Any:
+    # The subject is found first: a wrong one is told before a cluster starts.
+    subject = import_module("pared.evaluators.subjects.find").find(config.model, base)
+    return _searched(lambda watch: _room("api").start(config, subject, out, base, watch), out)
+
+
+def _searched(work: Any, out: Path) -> Any:
+    with _room("console").progress(_stderr(), lambda: _run(out)) as watch:
+        return work(watch)
+
+
+def _finish(run: Any, json_: bool) -> None:
+    """Front, pick and report of a run whose search is over."""
+    page = run.report()
+    console = _room("console")
+    try:
+        chosen, miss = run.pick(), None
+    except UserError as error:
+        chosen, miss = None, error
+    if json_:
+        _out(_front(run), True, str)
+    else:
+        for part in (console.front_table(run), *(console.picked_lines(run, chosen) if chosen else ())):
+            _stdout().print(part)
+        _stdout().print(f"report: {page}\nnext:   pared pick {run.path} --max-drop 0.01 -o shipped",
+                        highlight=False, soft_wrap=True)
+    if miss:
+        raise miss
+
+
+def _front(run: Any) -> dict[str, Any]:
+    return {"run": str(run.path), "baseline": run.baseline.to_json(),
+            "points": [candidate.to_json() for candidate in run.front()],
+            "counts": asdict(run.counts())}
+
+
+def _out(plain: Any, as_json: bool, pretty: Any) -> None:
+    if as_json:
+        print(json.dumps(plain, indent=1))
+    else:
+        _stdout().print(pretty(), highlight=False, soft_wrap=not hasattr(pretty(), "columns"))
+
+
+def _stdout() -> Any:
+    return _console(sys.stdout)
+
+
+def _stderr() -> Any:
+    return _console(sys.stderr)
+
+
+def _console(stream: Any) -> Any:
+    """On a terminal as wide as it is; in a file wide enough that a row stays a row."""
+    return import_module("rich.console").Console(
+        file=stream, width=None if stream.isatty() else 180)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"pared: {message}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,183 @@
+"""The run file (YAML) -> a frozen RunConfig: the one boundary for what users write."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ..errors import BudgetError, ConfigError, unknown
+from ..hardware_profiles.load import load
+from .budget import parse
+
+Objective = Literal["accuracy", "latency", "size"]
+
+
+def seconds(text: object) -> float | None:
+    """`90`, `90s`, `10m`, `1.5h` -> seconds. Raises ValueError."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(s|m|h|d)?\s*", str(text).lower())
+    if not match or float(match[1]) <= 0:
+        raise ValueError(f"a time is written 90s, 10m or 1.5h, got {text!r}")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2] or "s"]
+
+
+def _budget(kind: str) -> AfterValidator:
+    def check(text: str | float) -> str | float:
+        try:
+            parse(text, kind)
+        except BudgetError as error:
+            raise ValueError(str(error)) from error
+        return text
+
+    return AfterValidator(check)
+
+
+def _profile(name: str) -> str:
+    load(name)
+    return name
+
+
+Duration = Annotated[float, BeforeValidator(seconds)]
+Latency = Annotated[str | float, _budget("latency")]
+Size = Annotated[str | float, _budget("size")]
+Memory = Annotated[str | float, _budget("memory")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ProfileBudget(_Strict):
+    """Limits on one device."""
+
+    latency: Latency | None = Field(None, description="2ms, 50% of the untouched model, or 3x faster")
+    memory: Memory | None = Field(None, description="peak of the activations: 256kB, 50%, 2x")
+
+
+class Budgets(BaseModel):
+    """Limits that a candidate must meet; what breaks one is refused before it is trained.
+
+    Written `{size: 100kB, host-cpu: {latency: 2ms}}`: every other key is the name of a profile.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, ProfileBudget]
+
+    size: Size | None = Field(None, description="of the file: 100kB, 25% of the untouched model, 4x")
+
+    @property
+    def profiles(self) -> dict[str, ProfileBudget]:
+        return self.__pydantic_extra__
+
+
+class SearchSettings(_Strict):
+    """How long, and how."""
+
+    trials: int = Field(60, ge=1, description="candidates to score, refuse or fail")
+    timeout: Duration | None = Field(None, description="no new candidate after this: 90s, 10m, 1.5h")
+    trial_timeout: Duration = Field(1800.0, description="a candidate that runs longer is stopped")
+    seed: int = Field(0, ge=0)
+    max_attempts: int = Field(3, ge=1, description="runs of one candidate whose worker or node dies")
+
+
+class ClusterSettings(_Strict):
+    """Where."""
+
+    address: str = Field("local", description="local, auto, or HOST:PORT of a Ray cluster")
+    workers: int | None = Field(None, ge=1, description="candidates at a time; default: all CPUs")
+    cpus_per_worker: int = Field(1, ge=1)
+
+
+class RunConfig(_Strict):
+    """A search: a model, the machines it is for, what they allow, and the space to look in."""
+
+    model: str = Field(description="the subject, as module:object or ./file.py:object")
+    profiles: tuple[Annotated[str, AfterValidator(_profile)], ...] = Field(("host-cpu",), min_length=1)
+    budgets: Budgets = Budgets()
+    max_accuracy_drop: float | None = Field(None, ge=0, le=1, description="0.01 is one point")
+    objectives: tuple[Objective, ...] = Field(("accuracy", "latency", "size"), min_length=1)
+    space: dict[str, bool | dict[str, Any]] = Field(
+        {}, description="technique: false, or its knobs narrowed to [low, high] or a list of options")
+    search: SearchSettings = SearchSettings()
+    cluster: ClusterSettings = ClusterSettings()
+
+    def model_post_init(self, _: Any) -> None:
+        for name in self.budgets.profiles:
+            if name not in self.profiles:
+                raise ValueError("budgets: " + unknown("profile", name, self.profiles))
+
+
+def read(path: Path, overrides: Mapping[str, object] | None = None) -> RunConfig:
+    """The checked run file, `overrides` (`{"search.trials": 40}`) laid over it.
+
+    Raises ConfigError naming the key, what was got and what is allowed.
+    """
+    try:
+        fields = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"run file {path}: {error}") from error
+    if not isinstance(fields, dict):
+        raise ConfigError(f"run file {path}: expected keys such as model and budgets, got {fields!r}")
+    return build(fields, overrides or {}, str(path))
+
+
+def build(fields: dict[str, Any], overrides: Mapping[str, object], where: str) -> RunConfig:
+    """The checked config of plain values. Raises ConfigError."""
+    for dotted, value in overrides.items():
+        if value is not None:
+            _set(fields, dotted, value)
+    try:
+        return RunConfig.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  {_told(e)}" for e in error.errors())) from error
+
+
+def override(text: str) -> tuple[str, object]:
+    """`search.seed=3` -> ("search.seed", 3). Raises ConfigError."""
+    key, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"[\w.@-]+", key):
+        raise ConfigError(f"--set {text!r}: write a.b=value, for example search.seed=3")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: the value is not YAML") from error
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved run file."""
+    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
+
+
+def schema() -> str:
+    """The JSON schema of a run file, for editors; shipped as `run.schema.json`."""
+    return json.dumps(RunConfig.model_json_schema(), indent=1) + "\n"
+
+
+def _set(fields: dict[str, Any], dotted: str, value: object) -> None:
+    *folders, last = dotted.split(".")
+    for name in folders:
+        fields = fields.setdefault(name, {})
+        if not isinstance(fields, dict):
+            raise ConfigError(f"--set {dotted}: {name} is not a group of keys")
+    fields[last] = value
+
+
+def _told(error: Any) -> str:
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"{'.'.join(map(str, error['loc'][:-1])) or 'run file'}: " + unknown(
+            "key", error["loc"][-1], _keys(error["loc"][:-1]))
+    got = "" if isinstance(error.get("input"), dict) else f" (got {error.get('input')!r})"
+    return f"{where or 'run file'}: {error['msg'].removeprefix('Value error, ')}{got}"
+
+
+def _keys(loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that are allowed in the group at this place of the run file."""
+    groups = {(): RunConfig, ("search",): SearchSettings, ("cluster",): ClusterSettings}
+    model = groups.get(loc, ProfileBudget)
+    return list(model.model_fields)

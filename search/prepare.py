@@ -1,0 +1,108 @@
+"""What is done once before the first trial: the untouched model as a file, its scores, its outputs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from ..errors import ExportError, GateError, RunError, SubjectError
+from ..evaluators import accuracy
+from ..evaluators.export import export
+from ..evaluators.lane import Lane
+from ..evaluators.latency import THOROUGH
+from ..evaluators.runtimes import runtime
+from ..evaluators.store import Store
+from ..hardware_profiles.graph import activation_peak_bytes
+from ..hardware_profiles.profile import HardwareProfile
+from ..spaces.passes import Scope
+from ..spaces.subject import Array, Subject, example_inputs
+from ..spaces.survey import survey
+from .trial import Measure, Report
+
+SAME = 1e-4  # of the largest output: above it, the model is not the one the run started with
+
+
+@dataclass(frozen=True)
+class Untouched:
+    """The figures of the untouched model that a run keeps for good."""
+
+    sha256: str
+    size_bytes: int
+    accuracy: float  # on the validation split
+    latency_ms: Mapping[str, float]  # by profile
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that trials need and that can be had again from the subject."""
+
+    scope: Scope
+    untouched: Untouched
+    scores: Mapping[str, NDArray[np.float64]]  # split -> (n,)
+    teacher: Array  # outputs on the train split, (n, ...)
+
+
+def prepare(
+    subject: Subject,
+    profiles: tuple[HardwareProfile, ...],
+    store_url: str,
+    known: Untouched | None,
+    threads: int,
+    measure: Measure,
+    report: Report,
+) -> Prepared:
+    """`known` is what an earlier driver of the same run found; its file is used again.
+
+    Raises SubjectError when the model does not export, RunError when the model or the validation
+    data are not those the run started with.
+    """
+    report("preparing")
+    with Lane().working():
+        store, inputs = Store(store_url), example_inputs(subject)
+        file = store.get(known.sha256) if known else _exported(subject, inputs)
+        session = runtime("onnxruntime").load(file, threads)
+        if known:
+            _check_same_model(subject, session.run(tuple(a[: session.fixed_batch] for a in inputs)), inputs)
+        scope = survey(subject.model(), inputs, onnx.load_from_string(file), profiles)
+        scores = {name: accuracy.scores(session, subject.split(name), subject)
+                  for name in ("validation", "test")}
+        teacher = accuracy.outputs(session, subject.split("train"))
+    found = known or _figures(file, scores["validation"], profiles, store, inputs, measure)
+    if not np.isclose(found.accuracy, scores["validation"].mean(), atol=1e-9):
+        raise RunError(f"the validation data changed: the untouched model scored {found.accuracy:.4f} "
+                       f"when the run started, now {scores['validation'].mean():.4f}")
+    return Prepared(scope, found, scores, teacher)
+
+
+def _exported(subject: Subject, inputs: tuple[Array, ...]) -> bytes:
+    try:
+        return bytes(export(subject.model(), inputs).SerializeToString())
+    except (ExportError, GateError) as error:
+        raise SubjectError(str(error)) from error
+
+
+def _figures(
+    file: bytes,
+    scores: NDArray[np.float64],
+    profiles: tuple[HardwareProfile, ...],
+    store: Store,
+    inputs: tuple[Array, ...],
+    measure: Measure,
+) -> Untouched:
+    latencies = {p.name: measure(p.name, file, file, inputs, THOROUGH).reference_ms for p in profiles}
+    artifact = store.put(file)
+    return Untouched(artifact.sha256, artifact.size_bytes, float(scores.mean()), latencies,
+                     activation_peak_bytes(file))
+
+
+def _check_same_model(subject: Subject, stored: Array, inputs: tuple[Array, ...]) -> None:
+    with torch.inference_mode():
+        result = subject.model()(*(torch.from_numpy(np.array(a[: len(stored)])) for a in inputs))
+    ours = (result if isinstance(result, torch.Tensor) else result[0]).numpy()
+    if np.abs(ours - stored).max() > SAME * max(1.0, float(np.abs(stored).max())):
+        raise RunError("the model is not the one this run started with: its outputs differ; "
+                       "start a new run for new weights")

@@ -1,0 +1,99 @@
+"""The pictures of the page: a front per profile, and the hypervolume over time."""
+
+from itertools import pairwise
+
+import plotly.graph_objects as go
+
+from ..candidate import Candidate
+from ..front import hypervolume
+from .story import Story
+
+INK, FAINT, FRONT, UNTOUCHED, BUDGET = "#1b1f24", "#aab4c0", "#0b6bcb", "#d1495b", "#e08e0b"
+
+
+def front(story: Story, profile: str) -> go.Figure:
+    """Accuracy over latency, the front drawn as steps, budgets as lines. Points carry their trial."""
+    on_front = {c.trial for c in story.fronts[profile]}
+    rest = [e.candidate for e in story.ended if e.candidate and e.candidate.trial not in on_front]
+    figure = go.Figure()
+    figure.add_trace(_points(rest, profile, "other candidates", FAINT, 8))
+    figure.add_trace(_edge(story, profile))
+    figure.add_trace(_points(list(story.fronts[profile]), profile, "Pareto set", FRONT, 12))
+    figure.add_trace(_points([story.untouched], profile, "untouched model", UNTOUCHED, 14, "star"))
+    if limit := story.limits.get(f"latency_ms@{profile}"):
+        figure.add_vline(limit, line_dash="dash", line_color=BUDGET,
+                         annotation_text=f"budget {limit:.3g} ms")
+    if story.max_drop is not None:
+        least = story.untouched.metrics["accuracy"].value - story.max_drop
+        figure.add_hline(least, line_dash="dot", line_color=BUDGET,
+                         annotation_text=f"{story.max_drop * 100:g} points lost")
+    evidence = story.untouched.latency(profile).evidence
+    figure.update_xaxes(title=f"latency on {profile}, ms ({evidence})", type="log", gridcolor="#e9edf1",
+                        minor={"ticks": "outside"}, exponentformat="none")
+    figure.update_yaxes(title="accuracy on validation", tickformat=".1%", gridcolor="#e9edf1",
+                        range=_range(story))
+    return _styled(figure, 480)
+
+
+def progress(story: Story, profile: str) -> go.Figure:
+    """Hypervolume of (latency ratio, lost accuracy) within (1, 1), after each scored candidate."""
+    points: list[tuple[float, float]] = []
+    minutes, volumes = [0.0], [0.0]
+    for end in sorted(story.ended, key=lambda e: e.at_s):
+        if end.candidate:
+            ratio = end.candidate.latency(profile).ratio or 1.0
+            points.append((ratio, 1 - end.candidate.metrics["accuracy"].value))
+            minutes.append(end.at_s / 60)
+            volumes.append(hypervolume(points, (1.0, 1.0)))
+    figure = go.Figure(go.Scatter(x=minutes, y=volumes, mode="lines+markers", line_shape="hv",
+                                  line_color=FRONT, hovertemplate="%{x:.1f} min: %{y:.4f}<extra></extra>"))
+    figure.update_xaxes(title="minutes", gridcolor="#e9edf1")
+    figure.update_yaxes(title="hypervolume (latency ratio x accuracy)", gridcolor="#e9edf1")
+    return _styled(figure, 300)
+
+
+def _points(
+    candidates: list[Candidate], profile: str, name: str, colour: str, size: int, symbol: str = "circle"
+) -> go.Scatter:
+    return go.Scatter(
+        x=[c.latency(profile).value for c in candidates],
+        y=[c.metrics["accuracy"].value for c in candidates],
+        customdata=[c.trial for c in candidates],
+        text=[_hover(c, profile) for c in candidates],
+        error_x=None, mode="markers", name=name, hovertemplate="%{text}<extra></extra>",
+        marker={"color": colour, "size": size, "symbol": symbol, "line": {"width": 1, "color": "white"}})
+
+
+def _edge(story: Story, profile: str) -> go.Scatter:
+    """The staircase of accuracy over latency alone: members of the set for their size lie under it."""
+    steps: list[tuple[float, float]] = []
+    for candidate in story.fronts[profile]:
+        point = (candidate.latency(profile).value, candidate.metrics["accuracy"].value)
+        if not steps or point[1] > steps[-1][1]:
+            steps.append(point)
+    return go.Scatter(x=[x for x, _ in steps], y=[y for _, y in steps], mode="lines", line_shape="hv",
+                      line={"color": FRONT, "width": 1.5}, hoverinfo="skip", showlegend=False)
+
+
+def _hover(candidate: Candidate, profile: str) -> str:
+    latency = candidate.latency(profile)
+    return (f"<b>trial {candidate.trial}</b>: {'<br>+ '.join(candidate.recipe.label.split(' + '))}<br>"
+            f"{latency.value:.3g} ms ({1 / (latency.ratio or 1):.2f}x), "
+            f"{candidate.metrics['accuracy'].value:.2%} "
+            f"({candidate.drop.value * 100:+.2f} points lost), "
+            f"{candidate.metrics['size_bytes'].value / 1e3:.0f} kB")
+
+
+def _range(story: Story) -> list[float]:
+    """From the worst of the candidates that are any good, so that the interesting part is seen."""
+    values = sorted(e.candidate.metrics["accuracy"].value for e in story.ended if e.candidate)
+    jumps = [(b - a, b) for a, b in pairwise(values) if b - a > 0.05 and b < values[-1] - 0.03]
+    low = max((b for _, b in jumps), default=values[0])
+    margin = max(0.003, (values[-1] - low) * 0.1)
+    return [low - margin, values[-1] + margin]
+
+
+def _styled(figure: go.Figure, height: int) -> go.Figure:
+    return figure.update_layout(
+        height=height, template="plotly_white", font={"family": "system-ui, sans-serif", "color": INK},
+        margin={"l": 70, "r": 30, "t": 30, "b": 60}, legend={"orientation": "h", "y": 1.08, "x": 0})

@@ -1,0 +1,35 @@
+"""What the page tells, as plain data: the report reads this and nothing else."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..candidate import Candidate
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial that ended, `at_s` seconds after the first one started."""
+
+    trial: int
+    label: str
+    at_s: float
+    state: str
+    reason: str
+    candidate: Candidate | None
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run, finished or not."""
+
+    path: str
+    profiles: Sequence[str]
+    limits: Mapping[str, float]
+    max_drop: float | None
+    untouched: Candidate
+    ended: Sequence[Ended]
+    fronts: Mapping[str, Sequence[Candidate]]
+    trained: int
+
+    def with_state(self, state: str) -> list[Ended]:
+        return [end for end in self.ended if end.state == state]

@@ -1,0 +1,121 @@
+"""The study of a run: an Optuna study in the journal, and what pared notes on its trials."""
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from ..errors import RunError
+from ..evaluators.measurement import Measurement
+from .config import RunConfig
+from .journal import NAME, SingleWriterJournal
+from .prepare import Untouched
+from .trial import Outcome
+
+STUDY = "pared"
+# User attributes of a trial.
+RECIPE, DIGEST, ATTEMPT, STARTED, ENDED = "recipe", "digest", "attempt", "started", "ended"
+OUTCOME, REPEAT_OF, ORIGIN = "outcome", "repeat_of", "origin"
+UNTOUCHED = "untouched"  # of the study
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def objectives(config: RunConfig) -> list[tuple[str, str]]:
+    """(metric, direction) of every objective, in the study's order."""
+    found: list[tuple[str, str]] = []
+    for name in config.objectives:
+        if name == "accuracy":
+            found.append(("accuracy", "maximize"))
+        elif name == "size":
+            found.append(("size_bytes", "minimize"))
+        else:
+            found += [(f"latency_ms@{profile}", "minimize") for profile in config.profiles]
+    return found
+
+
+@contextmanager
+def opened(run: Path, config: RunConfig, seed: int) -> Iterator[optuna.Study]:
+    """The study for its one driver, made if it is not there. Use while the run is `owned`."""
+    names, directions = zip(*objectives(config), strict=True)
+    backend = SingleWriterJournal(run / NAME)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study = optuna.create_study(
+                study_name=STUDY, storage=JournalStorage(backend), directions=list(directions),
+                load_if_exists=True, sampler=_sampler(seed))
+            study.set_metric_names(list(names))
+        yield study
+    finally:
+        backend.close()
+
+
+def loaded(run: Path) -> optuna.Study:
+    """The study for reading, also while a driver writes. Raises RunError: no run there."""
+    if not (run / NAME).is_file():
+        raise RunError(f"{run} is not a run: it has no {NAME}; `pared search` makes one")
+    try:
+        storage = JournalStorage(JournalFileBackend(str(run / NAME)))
+        return optuna.load_study(study_name=STUDY, storage=storage)
+    except KeyError as error:
+        raise RunError(f"{run} holds no study yet") from error
+    except ValueError as error:
+        raise RunError(f"{run / NAME} is damaged: {error}") from error
+
+
+def tell(study: optuna.Study, trial: optuna.Trial, outcome: Outcome, names: list[str]) -> None:
+    """Ends the trial; only the first telling of a trial counts."""
+    trial.set_user_attr(OUTCOME, outcome.to_json())
+    trial.set_user_attr(ENDED, time.time())
+    if outcome.state == "failed":
+        study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        return
+    for name, share in outcome.broken.items():
+        trial.set_constraint(name, share)
+    if not outcome.broken:
+        trial.set_constraint("budgets", -1.0)
+    if outcome.state == "refused":
+        study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+        return
+    metrics = {n: Measurement.from_json(m) for n, m in outcome.metrics.items()}
+    study.tell(trial, [metrics[name].value for name in names], skip_if_finished=True)
+
+
+def put_aside(study: optuna.Study, trial: optuna.Trial, original: int) -> None:
+    """Ends a trial whose recipe another trial has: equal recipes are never run twice."""
+    trial.set_user_attr(REPEAT_OF, original)
+    study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+
+
+def untouched(study: optuna.Study) -> Untouched | None:
+    """What the first driver of the run found of the untouched model."""
+    stored: dict[str, Any] | None = study.user_attrs.get(UNTOUCHED)
+    return Untouched(**stored) if stored else None
+
+
+def keep_untouched(study: optuna.Study, found: Untouched) -> None:
+    study.set_user_attr(UNTOUCHED, asdict(found))
+
+
+def final_key(sha256: str) -> str:
+    """The study attribute that holds what the final scoring of an artefact gave."""
+    return f"final:{sha256}"
+
+
+def real(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that stand for a recipe of their own, waiting ones left out."""
+    return [t for t in trials if t.state != TrialState.WAITING and REPEAT_OF not in t.user_attrs]
+
+
+def _sampler(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True,
+                                      n_startup_trials=20, seed=seed)

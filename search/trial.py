@@ -1,0 +1,266 @@
+"""One trial, from recipe to measurements. Plain functions: no Ray, no Optuna.
+
+The cost of the finished graph is measured before anything is trained; what breaks a budget stops
+there.
+"""
+
+import os
+import socket
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from ..errors import CandidateError, GateError, RunError
+from ..evaluators import accuracy
+from ..evaluators.export import export
+from ..evaluators.lane import Lane, Turn
+from ..evaluators.latency import QUICK, THOROUGH, Timing
+from ..evaluators.measurement import Measurement
+from ..evaluators.runtimes import runtime
+from ..evaluators.store import Store
+from ..hardware_profiles.graph import activation_peak_bytes
+from ..hardware_profiles.profile import HardwareProfile
+from ..spaces.passes import FILE, MODULE, TRAINING
+from ..spaces.recipe import Recipe, from_json
+from ..spaces.subject import Array, SplitName, Subject, example_inputs
+from .budget import broken, refused
+
+State = Literal["complete", "refused", "failed"]
+# profile, file, reference file, inputs, attempts at a settled figure
+Measure = Callable[[str, bytes, bytes, tuple[Array, ...], int], Timing]
+Report = Callable[[str], None]  # what the trial is doing now
+Metrics = dict[str, Measurement]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all trials of a run share."""
+
+    subject: Subject
+    profiles: tuple[HardwareProfile, ...]
+    store: str
+    threads: int
+    seed: int
+    untouched: str  # sha256 of the untouched model's file
+    untouched_scores: Mapping[str, NDArray[np.float64]]  # split -> (n,)
+    untouched_ms: Mapping[str, float]  # profile -> latency
+    limits: Mapping[str, float]  # metric -> upper limit
+    teacher: Array | None = None  # outputs of the untouched model on the train split, (n, ...)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recipe to score. `trained`: sha256 of the float file its prefix was trained to, if known."""
+
+    trial: int
+    recipe: str
+    trained: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job; plain values all through, so that it can be stored."""
+
+    state: State
+    reason: str = ""
+    sha256: str = ""
+    trained: str = ""  # sha256 of the float file, where this job trained it
+    metrics: dict[str, Any] = field(default_factory=dict)
+    drop: dict[str, Any] = field(default_factory=dict)
+    broken: dict[str, float] = field(default_factory=dict)  # metric -> share over its limit
+    size_only: dict[str, list[str]] = field(default_factory=dict)  # profile -> techniques
+    train_s: float = 0.0
+    node: str = ""
+    pid: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run(job: Job, bench: Bench, measure: Measure, report: Report) -> Outcome:
+    """The outcome of one job; whatever a candidate does wrong ends up in it as a reason."""
+    torch.set_num_threads(bench.threads)
+    return replace(_outcome(job, bench, measure, report), node=socket.gethostname(), pid=os.getpid())
+
+
+def _outcome(job: Job, bench: Bench, measure: Measure, report: Report) -> Outcome:
+    try:
+        return _Trial(job, bench, measure, report).outcome()
+    except RunError:
+        raise  # the store is gone: not this candidate's fault
+    except CandidateError as error:
+        return Outcome("failed", str(error))
+    except MemoryError:
+        return Outcome("failed", "out of memory")
+    except Exception as error:  # the user's model, loss or metric may raise anything
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error} (at {place.filename}:{place.lineno})"
+        return Outcome("failed", reason[:1000])
+
+
+class _Trial:
+    def __init__(self, job: Job, bench: Bench, measure: Measure, report: Report) -> None:
+        self.job, self.bench, self.measure, self.report = job, bench, measure, report
+        self.recipe = from_json(job.recipe)
+        self.store, self.lane = Store(bench.store), Lane()
+        self.inputs = example_inputs(bench.subject)
+        self.trained, self.train_s = "", 0.0
+
+    def outcome(self) -> Outcome:
+        needs_training = self.recipe.trains and self.job.trained is None
+        with self.lane.working():
+            self.report("building")
+            model = None if self.job.trained else self._module()
+            file = self._finished(self._float(model), final=not needs_training)
+        metrics = self._cost(file)
+        decide = refused if needs_training else broken
+        if self.recipe.steps and (over := decide(self.bench.limits, metrics)):
+            return Outcome("refused", _over(over, metrics, self.bench.limits), broken=over,
+                           metrics=_plain(metrics))
+        if needs_training:
+            with self.lane.working() as turn:
+                assert model is not None
+                file = self._finished(self._recovered(model, turn), final=True)
+            metrics = self._cost(file)
+        with self.lane.working():
+            self.report("scoring")
+            return self._scored(file, metrics)
+
+    def _module(self) -> torch.nn.Module:
+        """The model after its module passes, untrained."""
+        model = self.bench.subject.model()
+        for name, step in self.recipe.module_steps:
+            model = MODULE[name].apply(step, model, self.inputs)
+        return model
+
+    def _float(self, model: torch.nn.Module | None) -> onnx.ModelProto:
+        """The float graph: stored already, the untouched file itself, or exported now."""
+        known = self.job.trained or (None if self.recipe.prefix.steps else self.bench.untouched)
+        if known:
+            return onnx.load_from_string(self.store.get(known))
+        assert model is not None
+        return export(model, self.inputs)
+
+    def _recovered(self, model: torch.nn.Module, turn: Turn) -> onnx.ModelProto:
+        """The float graph after training, stored for the recipes that share it."""
+        started = perf_counter()
+        assert self.bench.teacher is not None
+        for name, step in self.recipe.training_steps:
+
+            def on_step(done: float) -> None:
+                self.report(f"training {done:.0%}")
+                turn.step_aside()
+
+            model = TRAINING[name].train(
+                step, model, self.bench.subject, self.bench.teacher, self.bench.seed, on_step)
+        self.train_s = perf_counter() - started
+        graph = export(model, self.inputs)
+        self.trained = self.store.put(graph.SerializeToString()).sha256
+        return graph
+
+    def _finished(self, graph: onnx.ModelProto, final: bool) -> bytes:
+        """The file after its file passes, each held to what it promised."""
+        if not self.recipe.file_steps:
+            return self._untouched(graph)
+        calibration = self.bench.subject.split("calibration")
+        names = [value.name for value in graph.graph.input]
+        data = dict(zip(names, calibration.inputs, strict=True))
+        for name, step in self.recipe.file_steps:
+            self.report(name)
+            before, graph = graph, FILE[name].apply(step, graph, data)
+            FILE[name].check(step, before, graph)
+            if final:
+                _check_faithful(name, before, graph, self.inputs)
+        return bytes(graph.SerializeToString())
+
+    def _untouched(self, graph: onnx.ModelProto) -> bytes:
+        """A graph that no file pass touches keeps its very bytes, so that its sha256 is the same."""
+        known = self.job.trained or (None if self.recipe.prefix.steps else self.bench.untouched)
+        return self.store.get(known) if known else bytes(graph.SerializeToString())
+
+    def _cost(self, file: bytes) -> Metrics:
+        """Everything that is known of a file before its weights are any good."""
+        self.report("measuring")
+        metrics = {
+            "size_bytes": Measurement(len(file), "bytes", "measured"),
+            "memory_bytes": Measurement(activation_peak_bytes(file), "bytes", "predicted"),
+        }
+        reference = self.store.get(self.bench.untouched)
+        for profile in self.bench.profiles:
+            timing = self.measure(profile.name, file, reference, self.inputs, QUICK)
+            untouched = self.bench.untouched_ms[profile.name]
+            metrics[f"latency_ms@{profile.name}"] = latency(timing, untouched, profile)
+        return metrics
+
+    def _scored(self, file: bytes, metrics: Metrics) -> Outcome:
+        artifact = self.store.put(file)
+        mine = _scores(file, "validation", self.bench)
+        lost = accuracy.drop(self.bench.untouched_scores["validation"], mine)
+        metrics = {"accuracy": accuracy.mean(mine), **metrics}
+        return Outcome(
+            "complete", sha256=artifact.sha256, trained=self.trained, metrics=_plain(metrics),
+            drop=asdict(lost), broken=broken(self.bench.limits, metrics),
+            size_only=_size_only(self.recipe, self.bench.profiles), train_s=self.train_s)
+
+
+def latency(timing: Timing, untouched_ms: float, profile: HardwareProfile) -> Measurement:
+    """The measured ratio times the untouched model's latency: comparable over the whole run."""
+    return Measurement(timing.ratio * untouched_ms, "ms", profile.evidence, timing.spread,
+                       timing.pairs, timing.ratio, not timing.settled)
+
+
+def final_score(sha256: str, bench: Bench, measure: Measure, report: Report) -> dict[str, Any]:
+    """A member of the front, once more: accuracy on the untouched test split, latency at length."""
+    report("final scoring")
+    store, inputs = Store(bench.store), example_inputs(bench.subject)
+    file = store.get(sha256)
+    with Lane().working():
+        mine = _scores(file, "test", bench)
+    metrics = {"accuracy": accuracy.mean(mine)}
+    for profile in bench.profiles:
+        timing = measure(profile.name, file, store.get(bench.untouched), inputs, THOROUGH)
+        metrics[f"latency_ms@{profile.name}"] = latency(timing, bench.untouched_ms[profile.name], profile)
+    drop = accuracy.drop(bench.untouched_scores["test"], mine)
+    return {"metrics": _plain(metrics), "drop": asdict(drop)}
+
+
+def _scores(file: bytes, split: SplitName, bench: Bench) -> NDArray[np.float64]:
+    session = runtime("onnxruntime").load(file, bench.threads)
+    return accuracy.scores(session, bench.subject.split(split), bench.subject)
+
+
+def _check_faithful(
+    name: str, before: onnx.ModelProto, after: onnx.ModelProto, inputs: tuple[Array, ...]
+) -> None:
+    """The rewritten file computes about what it computed before: no error larger than the signal."""
+    sessions = [runtime("onnxruntime").load(m.SerializeToString(), 1) for m in (before, after)]
+    rows = tuple(array[: sessions[0].fixed_batch] for array in inputs)
+    want, got = (session.run(rows) for session in sessions)
+    error = float(np.linalg.norm(want - got) / max(1e-12, float(np.linalg.norm(want))))
+    if not error <= FILE[name].tolerance:
+        raise GateError(f"{name} changed the outputs by {error:.2g} of their norm, "
+                        f"more than {FILE[name].tolerance}")
+
+
+def _size_only(recipe: Recipe, profiles: tuple[HardwareProfile, ...]) -> dict[str, list[str]]:
+    return {profile.name: [name for name, _ in recipe.file_steps
+                           if not profile.uses(FILE[name].ability)] for profile in profiles}
+
+
+def _over(over: Mapping[str, float], metrics: Metrics, limits: Mapping[str, float]) -> str:
+    return "; ".join(f"{name} {metrics[name].value:.4g} {metrics[name].unit}, "
+                     f"{share:.0%} over its budget of {limits[name]:.4g}"
+                     for name, share in over.items())
+
+
+def _plain(metrics: Metrics) -> dict[str, Any]:
+    return {name: metric.to_json() for name, metric in metrics.items()}
+
+

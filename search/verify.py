@@ -1,0 +1,57 @@
+"""Scores a file again and holds the figures against those the run reported."""
+
+from dataclasses import dataclass
+
+import onnx
+
+from ..errors import RunError
+from ..evaluators import accuracy
+from ..evaluators.lane import Lane
+from ..evaluators.latency import THOROUGH, compare
+from ..evaluators.runtimes import runtime
+from ..evaluators.store import Store
+from ..hardware_profiles.profile import HardwareProfile
+from ..spaces.subject import Subject, example_inputs
+from .candidate import ARTIFACTS, Candidate
+
+TOLERANCE = 0.10  # of a latency ratio
+
+
+@dataclass(frozen=True)
+class Check:
+    """One file, scored again. `problem` is empty when everything holds."""
+
+    trial: int
+    sha256: str
+    accuracy: float | None = None
+    reported_accuracy: float | None = None
+    ratio: float | None = None
+    reported_ratio: float | None = None
+    problem: str = ""
+
+
+def verify(
+    candidate: Candidate, untouched: str, subject: Subject, profile: HardwareProfile
+) -> Check:
+    """sha256 and accuracy must be identical, the latency ratio within 10 %. `untouched`: a sha256."""
+    try:
+        return _checked(candidate, untouched, subject, profile)
+    except RunError as error:  # the file is missing or changed
+        return Check(candidate.trial, candidate.sha256, problem=str(error))
+
+
+def _checked(
+    candidate: Candidate, untouched: str, subject: Subject, profile: HardwareProfile
+) -> Check:
+    store = Store(str(candidate.run / ARTIFACTS))
+    file, reference = store.get(candidate.sha256), store.get(untouched)
+    onnx.checker.check_model(onnx.load_from_string(file))
+    session = runtime("onnxruntime").load(file, 1)
+    again = float(accuracy.scores(session, subject.split("validation"), subject).mean())
+    reported = candidate.metrics["accuracy"].value
+    problems = [] if again == reported else [f"accuracy {again:.5f}, reported {reported:.5f}"]
+    was = candidate.latency(profile.name).ratio or 1.0
+    now = compare(file, reference, example_inputs(subject), profile.runtime, Lane(), THOROUGH).ratio
+    if abs(now / was - 1) > TOLERANCE:
+        problems.append(f"latency ratio {now:.3f}, reported {was:.3f}")
+    return Check(candidate.trial, candidate.sha256, again, reported, now, was, "; ".join(problems))

@@ -1,0 +1,1 @@
+"""What may be done to a model, and the doing of it."""

@@ -1,0 +1,21 @@
+"""Every technique, by the name that recipes and run files use."""
+
+from ._base import Calibration, FilePass, ModulePass, Pass, Scope, TrainingPass
+from .fp16 import Fp16Pass
+from .int8_dynamic import Int8DynamicPass
+from .int8_static import Int8StaticPass
+from .prune import PrunePass
+from .recover import RecoverPass
+from .weight_only import WeightOnlyPass
+
+MODULE: dict[str, ModulePass] = {"prune": PrunePass()}
+TRAINING: dict[str, TrainingPass] = {"recover": RecoverPass()}
+FILE: dict[str, FilePass] = {
+    "fp16": Fp16Pass(),
+    "int8_static": Int8StaticPass(),
+    "int8_dynamic": Int8DynamicPass(),
+    "weight_only": WeightOnlyPass(),
+}
+PASSES: dict[str, Pass] = {**MODULE, **TRAINING, **FILE}
+
+__all__ = ["FILE", "MODULE", "PASSES", "TRAINING", "Calibration", "Pass", "Scope"]

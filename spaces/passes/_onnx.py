@@ -1,0 +1,70 @@
+"""Small helpers over ONNX graphs that several file passes need."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from ...errors import GateError
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def rewritten(model: onnx.ModelProto, by: Callable[[str, str], object]) -> onnx.ModelProto:
+    """The model after a tool that reads one file and writes another."""
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = str(Path(folder) / "in.onnx"), str(Path(folder) / "out.onnx")
+        onnx.save(model, before)
+        by(before, after)
+        return onnx.load(after)
+
+
+def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Batch norms folded, constants folded, shapes inferred: what the quantizer expects."""
+    return rewritten(model, lambda i, o: quant_pre_process(i, o, skip_symbolic_shape=True))
+
+
+def operators(model: onnx.ModelProto) -> Counter[str]:
+    """How many nodes of each operator."""
+    return Counter(node.op_type for node in model.graph.node)
+
+
+def weights(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """The constant weight of every Conv, ConvTranspose, Gemm and MatMul, by initializer name."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    names = [name for node in model.graph.node if node.op_type in WEIGHTED
+             for name in node.input[1:2] if name in constants]
+    return {name: constants[name] for name in names}
+
+
+def weight_shares(model: onnx.ModelProto) -> dict[str, float]:
+    """Operator -> its share of all constant weights, 0-1."""
+    sizes: Counter[str] = Counter()
+    constants = {t.name: int(np.prod(t.dims)) for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in WEIGHTED and node.input[1] in constants:
+            sizes[node.op_type] += constants[node.input[1]]
+    total = max(1, sum(constants.values()))
+    return {name: size / total for name, size in sizes.items()}
+
+
+def array(tensor: onnx.TensorProto) -> np.ndarray:
+    return numpy_helper.to_array(tensor)
+
+
+def check_smaller(what: str, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """Raises GateError unless the file shrank."""
+    was, now = before.ByteSize(), after.ByteSize()
+    if now >= was:
+        raise GateError(f"{what} was to shrink the file; it went from {was} to {now} bytes")
+
+
+def fixed_batch(model: onnx.ModelProto) -> int | None:
+    """The only batch size that the graph takes, None where any will do."""
+    dim = model.graph.input[0].type.tensor_type.shape.dim[0]
+    return dim.dim_value if dim.HasField("dim_value") else None
