@@ -1,4 +1,4 @@
-# make install | demo | test | check | format | clean; every target is safe to repeat.
+# make install | demo | test | check | schema | format | clean; every target is safe to repeat.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test check format clean
+.PHONY: install demo test check schema format clean
 
 install: $(STAMP)
 
@@ -26,6 +26,9 @@ check: install
 	$(BIN)/ruff check .
 	MYPYPATH=$(VENV) $(BIN)/mypy -p pared
 	$(BIN)/python -m pytest -m "not slow" -q
+
+schema: install
+	$(BIN)/python -c "from pared.search.config import schema; print(schema(), end='')" > search/run.schema.json
 
 format: install
 	$(BIN)/ruff check --fix .

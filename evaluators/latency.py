@@ -21,11 +21,11 @@ from .lane import Lane
 from .runtimes import runtime
 
 WARM_UP, BLOCKS = 20, 12
-FIRST_PAIRS = 20  # of bursts, in a block; doubled with every attempt
 BURST_MS = 1.2  # both sides of a pair run about this long, so that neither finds the other's cache
 PREEMPTED = 1.1  # wall over CPU time
 CLEAN, SETTLED = 0.9, 0.02  # least share of clean pairs, largest spread of the ratio
-QUICK, THOROUGH = 2, 3  # attempts: during the search; for the final front
+# Pairs of bursts in a block, attempt by attempt: during the search; for the final front.
+QUICK, THOROUGH = (20, 40), (40, 80)
 
 Once = Callable[[], None]
 
@@ -53,20 +53,20 @@ def compare(
     inputs: tuple[Array, ...],
     settings: RuntimeSettings,
     lane: Lane,
-    attempts: int = QUICK,
+    attempts: tuple[int, ...] = QUICK,
 ) -> Timing:
     """Both files on the same inputs, each (batch, ...), alone on the machine.
 
-    Repeated twice as long until it settles; the longest attempt is returned, `settled` or not.
+    Repeated at greater length until it settles; the longest attempt is returned, `settled` or not.
     Raises MetricError when hardly anything ran undisturbed.
     """
     engine = runtime(settings.name)
     inputs = tuple(np.array(array[: settings.batch]) for array in inputs)
-    for attempt in range(attempts):
+    for pairs in attempts:
         with lane.quiet(), _undisturbed():
             runs = [engine.load(file, settings.threads).bound(inputs)
                     for file in (candidate, reference)]
-            timing = _timed(runs[0], runs[1], FIRST_PAIRS * 2**attempt, settings.threads == 1)
+            timing = _timed(runs[0], runs[1], pairs, settings.threads == 1)
         if timing and timing.settled:
             return timing
     if timing is None:

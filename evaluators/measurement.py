@@ -30,6 +30,11 @@ class Measurement:
         if not math.isfinite(self.value):
             raise MetricError(f"the metric is {self.value}, it must be a finite number")
 
+    @property
+    def at_most(self) -> float:
+        """What may be claimed: for what never settled, two spreads above the value."""
+        return self.value * (1 + 2 * self.spread) if self.unstable else self.value
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; `ratio` and `unstable` only for latencies."""
         plain = asdict(self)

@@ -44,8 +44,8 @@ def parse(text: str | float | int, kind: str) -> Budget:
 
 
 def broken(limits: Mapping[str, float], metrics: Mapping[str, Measurement]) -> dict[str, float]:
-    """Metric -> value over limit, minus 1, for each limit that the metrics do not meet."""
-    excess = {name: metrics[name].value / limit - 1 for name, limit in limits.items() if name in metrics}
+    """Metric -> value over limit, minus 1, for each limit that the metrics are not shown to meet."""
+    excess = {name: metrics[name].at_most / limit - 1 for name, limit in limits.items() if name in metrics}
     return {name: share for name, share in excess.items() if share > 0}
 
 
@@ -55,10 +55,15 @@ def refused(limits: Mapping[str, float], metrics: Mapping[str, Measurement]) -> 
     A latency must be under its limit by twice its spread (at most `MARGIN`), for the finished file
     is measured again; one that never settled is refused only when it is over by twice its spread.
     """
-    careful = {}
+    over = {}
     for name, limit in limits.items():
-        if name in metrics and metrics[name].unit == "ms":
-            doubt = 2 * metrics[name].spread
-            careful[name] = limit / (1 - min(doubt, 0.9) if metrics[name].unstable
-                                     else 1 + min(doubt, MARGIN))
-    return broken({**limits, **careful}, metrics)
+        if name in metrics and (excess := _careful(metrics[name]) / limit - 1) > 0:
+            over[name] = excess
+    return over
+
+
+def _careful(metric: Measurement) -> float:
+    if metric.unit != "ms":
+        return metric.value
+    doubt = 2 * metric.spread
+    return metric.value * (1 - min(doubt, 0.9) if metric.unstable else 1 + min(doubt, MARGIN))

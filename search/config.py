@@ -178,6 +178,6 @@ def _told(error: Any) -> str:
 
 def _keys(loc: tuple[int | str, ...]) -> list[str]:
     """The keys that are allowed in the group at this place of the run file."""
-    groups = {(): RunConfig, ("search",): SearchSettings, ("cluster",): ClusterSettings}
-    model = groups.get(loc, ProfileBudget)
-    return list(model.model_fields)
+    groups: dict[tuple[int | str, ...], type[BaseModel]] = {
+        (): RunConfig, ("search",): SearchSettings, ("cluster",): ClusterSettings}
+    return list(groups.get(loc, ProfileBudget).model_fields)

@@ -37,7 +37,7 @@ def line(driver: Driver, run: Run) -> str:
     left = _clock((target - ended) / rate) if ended else "?"
     doing = ", ".join(sorted(note.doing for key, note in driver.crew.notes().items() if key in driver.out))
     return (f"[bold]{ended}/{target}[/] trials: {counts.complete} done, {counts.refused} refused, "
-            f"{counts.failed} failed, {counts.running} running ({doing or 'starting'}); "
+            f"{counts.failed} failed, {len(driver.out)} running ({doing or 'final scoring'}); "
             f"best {_best(run)}; front {len(run.front()) if run.candidates else 0}; "
             f"{rate * 3600:.0f} an hour, about {left} left")
 

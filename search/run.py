@@ -138,10 +138,9 @@ class Run:
             raise RunError(f"{self.path} has no scored candidate to pick from")
         fit = [c for c in self.candidates if not broken(allowed, c.metrics)
                and (drop is None or c.drop.value <= drop)]
-        settled = [c for c in fit if not c.latency(name).unstable] or fit
-        if not settled:
+        if not fit:
             raise BudgetError(self._miss(name, allowed, drop))
-        best = min(settled, key=lambda c: (c.latency(name).value, c.metrics["size_bytes"].value))
+        best = min(fit, key=lambda c: (c.latency(name).value, c.metrics["size_bytes"].value))
         return Picked(best, name, tuple(_notes(best, name, drop)))
 
     def counts(self) -> Counts:

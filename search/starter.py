@@ -64,7 +64,7 @@ def demo(trials: int) -> tuple[RunConfig, Path]:
                        "the repository")
     fields = {"model": "./subject.py:subject", "max_accuracy_drop": 0.01,
               "space": {"recover": {"epochs": [1, 2]}},
-              "search": {"trials": trials, "timeout": "7m"}}
+              "search": {"trials": trials, "timeout": "6m"}}
     return build(fields, {}, "demo"), DEMO
 
 

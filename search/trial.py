@@ -33,8 +33,8 @@ from ..spaces.subject import Array, SplitName, Subject, example_inputs
 from .budget import broken, refused
 
 State = Literal["complete", "refused", "failed"]
-# profile, file, reference file, inputs, attempts at a settled figure
-Measure = Callable[[str, bytes, bytes, tuple[Array, ...], int], Timing]
+# profile, file, reference file, inputs, pairs in a block attempt by attempt
+Measure = Callable[[str, bytes, bytes, tuple[Array, ...], tuple[int, ...]], Timing]
 Report = Callable[[str], None]  # what the trial is doing now
 Metrics = dict[str, Measurement]
 

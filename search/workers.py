@@ -149,7 +149,7 @@ class _Device:
         self._settings = profile.runtime
 
     def measure(
-        self, file: bytes, reference: bytes, inputs: tuple[Array, ...], attempts: int
+        self, file: bytes, reference: bytes, inputs: tuple[Array, ...], attempts: tuple[int, ...]
     ) -> Timing:
         return compare(file, reference, inputs, self._settings, Lane(), attempts)
 
@@ -165,7 +165,7 @@ def _task(
         board.post.remote(key, Note(doing, host, pid))
 
     def measure(
-        profile: str, file: bytes, reference: bytes, inputs: tuple[Array, ...], attempts: int
+        profile: str, file: bytes, reference: bytes, inputs: tuple[Array, ...], attempts: tuple[int, ...]
     ) -> Timing:
         for attempt in range(MEASURE_ATTEMPTS):
             try:

@@ -1,0 +1,133 @@
+"""The contract that every file pass keeps, on a convolutional and on a transformer graph."""
+
+from functools import cache
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import load_tiny
+from torch import Tensor, nn
+
+from pared.errors import GateError
+from pared.evaluators.export import export
+from pared.evaluators.runtimes import runtime
+from pared.hardware_profiles.load import load
+from pared.spaces.passes import FILE, Scope, _onnx
+from pared.spaces.passes.prune import prunable, stages_of
+
+
+class Encoder(nn.Module):
+    """One transformer block over 12 tokens of width 32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.out = nn.LayerNorm(32), nn.Linear(32, 96), nn.Linear(32, 32)
+        self.up, self.down, self.head = nn.Linear(32, 128), nn.Linear(128, 32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:  # (batch, 12, 32) -> (batch, 10)
+        q, k, v = self.qkv(self.norm(x)).reshape(x.shape[0], 12, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        x = x + self.out((torch.softmax(q @ k.transpose(2, 3), -1) @ v).transpose(1, 2).flatten(2))
+        return self.head((x + self.down(nn.functional.gelu(self.up(x)))).mean(1))
+
+
+@cache
+def case(kind: str) -> tuple[onnx.ModelProto, dict[str, np.ndarray], Scope]:
+    if kind == "cnn":
+        subject = load_tiny().subject()
+        model, data = subject.model(), subject.split("calibration").inputs[0][:64]
+    else:
+        torch.manual_seed(0)
+        model, data = Encoder().eval(), np.random.default_rng(0).normal(size=(64, 12, 32)).astype(np.float32)
+    graph = export(model, (data[:2],))
+    stages = tuple(f"stage{i}" for i, _ in enumerate(stages_of(prunable(model, (data[:2],)))))
+    return graph, {"input0": data}, Scope(stages, _onnx.weight_shares(graph), (load("host-cpu"),))
+
+
+USEFUL = [(kind, name, i) for kind in ("cnn", "transformer") for name in FILE
+          if not FILE[name].refused(case(kind)[2])
+          for i in range(len(FILE[name].usual(case(kind)[2])))]
+
+
+@pytest.fixture(params=USEFUL, ids=lambda p: "-".join(map(str, p)))
+def applied(request: pytest.FixtureRequest):
+    kind, name, i = request.param
+    graph, data, scope = case(kind)
+    file_pass = FILE[name]
+    step = file_pass.decode(file_pass.usual(scope)[i], scope)
+    return file_pass, step, graph, data, scope
+
+
+def run(model: onnx.ModelProto, data: dict[str, np.ndarray]) -> np.ndarray:
+    return runtime("onnxruntime").load(model.SerializeToString(), 1).run(tuple(data.values()))
+
+
+def test_it_keeps_its_promise_and_computes_about_the_same(applied) -> None:
+    file_pass, step, graph, data, _ = applied
+    before = graph.SerializeToString()
+    after = file_pass.apply(step, graph, data)
+    assert graph.SerializeToString() == before, "the graph it was given changed"
+    file_pass.check(step, graph, after)
+    onnx.checker.check_model(after)
+    want, got = run(graph, data), run(after, data)
+    assert np.linalg.norm(want - got) < 0.35 * np.linalg.norm(want)
+    assert len(after.SerializeToString()) < len(before)
+
+
+def test_it_is_deterministic(applied) -> None:
+    file_pass, step, graph, data, _ = applied
+    once, twice = (file_pass.apply(step, graph, data).SerializeToString() for _ in range(2))
+    assert once == twice
+
+
+def test_a_sabotaged_pass_that_does_nothing_is_caught(applied) -> None:
+    file_pass, step, graph, _, _ = applied
+    with pytest.raises(GateError):
+        file_pass.check(step, graph, graph)
+
+
+def test_its_usual_settings_lie_within_its_knobs(applied) -> None:
+    file_pass, _, _, _, scope = applied
+    knobs = file_pass.knobs(scope)
+    for setting in file_pass.usual(scope):
+        assert set(setting) == set(knobs)
+        assert all(value in knobs[name] for name, value in setting.items())
+
+
+def test_whole_graph_int8_is_not_the_usual_choice_without_convolutions() -> None:
+    scope = case("transformer")[2]
+    assert FILE["int8_static"].usual(scope)[0]["operators"] == "weighted"
+
+
+@pytest.mark.parametrize("values", [
+    {"calibration": c, "activations": a, "per_channel": p, "operators": o}
+    for c in ("minmax", "entropy", "percentile") for a in ("uint8", "int8")
+    for p in (True, False) for o in ("all", "weighted")])
+def test_every_int8_setting_makes_a_file_that_runs_on_a_cnn(values: dict) -> None:
+    graph, data, scope = case("cnn")
+    int8 = FILE["int8_static"]
+    step = int8.decode(values, scope)
+    after = int8.apply(step, graph, data)
+    int8.check(step, graph, after)
+    want, got = run(graph, data), run(after, data)
+    assert np.linalg.norm(want - got) < 0.35 * np.linalg.norm(want)
+
+
+def test_static_int8_asks_for_calibration_data() -> None:
+    graph, _, scope = case("cnn")
+    step = FILE["int8_static"].decode(FILE["int8_static"].usual(scope)[0], scope)
+    with pytest.raises(GateError, match="calibration data"):
+        FILE["int8_static"].apply(step, graph, {})
+
+
+def test_four_bit_weights_take_an_eighth_of_the_space() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.Conv2d(64, 63, 3), nn.Flatten()).eval()
+    data = np.random.default_rng(0).normal(size=(4, 32, 6, 6)).astype(np.float32)
+    graph = export(model, (data[:2],))
+    weight_only = FILE["weight_only"]
+    scope = Scope((), _onnx.weight_shares(graph), (load("host-cpu"),))
+    small = weight_only.apply(weight_only.decode({"bits": 4}, scope), graph, {})
+    assert small.ByteSize() < 0.15 * graph.ByteSize()
+    want, got = run(graph, {"input0": data}), run(small, {"input0": data})
+    assert np.linalg.norm(want - got) < 0.2 * np.linalg.norm(want)

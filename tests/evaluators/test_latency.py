@@ -1,0 +1,98 @@
+import multiprocessing
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pared.evaluators import latency
+from pared.evaluators.export import export
+from pared.evaluators.lane import Lane
+from pared.evaluators.measurement import Measurement
+from pared.hardware_profiles.load import load
+
+SETTINGS = load("host-cpu").runtime
+IMAGE = (np.random.default_rng(0).normal(size=(2, 8, 32, 32)).astype(np.float32),)
+
+
+def net(depth: int) -> bytes:
+    torch.manual_seed(0)
+    layers = [m for _ in range(depth) for m in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]
+    return export(nn.Sequential(*layers).eval(), (IMAGE[0],)).SerializeToString()
+
+
+def test_the_ratio_of_a_file_to_itself_is_one_and_to_one_twice_as_deep_about_half() -> None:
+    shallow, deep = net(8), net(16)
+    same = latency.compare(deep, deep, IMAGE, SETTINGS, Lane(), latency.THOROUGH)
+    half = latency.compare(shallow, deep, IMAGE, SETTINGS, Lane(), latency.THOROUGH)
+    assert same.ratio == pytest.approx(1, abs=0.1)
+    assert half.ratio == pytest.approx(0.5, abs=0.1)
+    assert half.latency_ms < half.reference_ms and half.spread > 0 and half.pairs >= 100
+
+
+def test_settled_means_calm_and_mostly_undisturbed() -> None:
+    timing = latency.Timing(1.0, 2.0, 0.5, spread=0.01, p95_ms=1.1, clean=0.95, pairs=240)
+    assert timing.settled
+    assert not latency.Timing(1.0, 2.0, 0.5, spread=0.03, p95_ms=1.1, clean=0.95, pairs=240).settled
+    assert not latency.Timing(1.0, 2.0, 0.5, spread=0.01, p95_ms=1.1, clean=0.5, pairs=240).settled
+
+
+def test_a_figure_that_is_not_finite_is_no_measurement() -> None:
+    from pared.errors import MetricError
+
+    with pytest.raises(MetricError):
+        Measurement(float("nan"), "ms", "measured")
+
+
+def hold(folder: Path, started, seconds: float) -> None:
+    with Lane(folder).working() as turn:
+        started.set()
+        end = time.time() + seconds
+        while time.time() < end:
+            turn.step_aside()
+            time.sleep(0.01)
+
+
+def crash(folder: Path, started) -> None:
+    turn = Lane(folder).working()
+    turn.__enter__()
+    started.set()
+    time.sleep(60)
+
+
+def test_workers_stand_aside_while_a_measurement_has_the_lane(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    started = [context.Event(), context.Event()]
+    workers = [context.Process(target=hold, args=(tmp_path, event, 6)) for event in started]
+    for worker in workers:
+        worker.start()
+    for event in started:
+        assert event.wait(20)
+    asked = time.time()
+    with Lane(tmp_path).quiet():
+        assert time.time() - asked < 2, "the workers did not step aside"
+        began = time.time()
+        with pytest.raises(BlockingIOError):  # a worker is kept out meanwhile
+            import fcntl
+
+            with (tmp_path / "floor").open() as floor:
+                fcntl.flock(floor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        assert time.time() - began < 1
+    for worker in workers:
+        worker.join(20)
+        assert worker.exitcode == 0
+
+
+def test_a_killed_worker_does_not_block_the_lane(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    worker = context.Process(target=crash, args=(tmp_path, started))
+    worker.start()
+    assert started.wait(20)
+    worker.kill()
+    asked = time.time()
+    with Lane(tmp_path).quiet():
+        assert time.time() - asked < 5
+    worker.join()

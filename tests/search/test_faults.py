@@ -1,0 +1,141 @@
+"""Killed workers, killed drivers, deadlines: nothing is lost, nothing is counted twice."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import command, write_run_file
+
+import pared
+from pared.search import study as book
+from pared.search.journal import NAME
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+
+def started(*args: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until(what: Callable[[], object], seconds: float = 120) -> object:
+    end = time.time() + seconds
+    while time.time() < end:
+        if found := what():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it did not happen in time")
+
+
+def ended(run: Path, at_least: int) -> bool:
+    try:
+        counts = pared.open_run(run).counts()
+    except pared.UserError:
+        return False
+    return counts.complete + counts.failed + counts.refused >= at_least
+
+
+def working(run: Path) -> list[dict]:
+    """Trials that are out, with the pid of their worker known."""
+    try:
+        live = json.loads((run / "status.json").read_text())
+    except (OSError, ValueError):
+        return []
+    return [row for row in live["running"] if row["pid"]]
+
+
+def ends(run: Path) -> Counter[int]:
+    """How often each Optuna trial was ended in the journal."""
+    lines = (run / NAME).read_text().splitlines()
+    logs = [json.loads(line) for line in lines]
+    return Counter(log["trial_id"] for log in logs if log["op_code"] == 6 and log["state"] in (1, 2, 3))
+
+
+def test_driver_killed_twice_worker_killed_once_nothing_is_lost(tmp_path: Path, pared_cli) -> None:
+    run = tmp_path / "run"
+    driver = started("search", write_run_file(tmp_path, search={"trials": 14}), "--out", run)
+    until(lambda: ended(run, 2))
+    victim = until(lambda: working(run))[0]
+    os.kill(victim["pid"], signal.SIGKILL)
+    until(lambda: ended(run, 4))
+    before = [t.number for t in pared.open_run(run).trials]
+    driver.kill()
+    driver.communicate()
+
+    with (run / NAME).open("ab") as journal:
+        journal.write(b'{"op_code":4,"worker')  # as a driver killed in mid-append leaves it
+    status = json.loads(pared_cli("status", run, "--json").stdout)
+    assert status["driver"]["alive"] is False and status["counts"]["complete"] >= 1
+
+    second = started("resume", run)
+    until(lambda: ended(run, 8))
+    refused = pared_cli("resume", run)
+    assert refused.returncode == 2 and f"pid {second.pid}" in refused.stderr
+    second.kill()
+    second.communicate()
+
+    last = pared_cli("resume", run, "--json")
+    assert last.returncode == 0, last.stderr
+    finished = pared.open_run(run)
+    assert finished.counts().asked == 14
+    assert finished.counts().complete + finished.counts().failed == 14 and finished.counts().running == 0
+    assert {t.number for t in finished.trials} >= set(before)
+    digests = [t.user_attrs[book.DIGEST] for t in finished.trials]
+    assert len(set(digests)) == 14, "a recipe was counted twice"
+    assert set(ends(run).values()) == {1}, "a trial was ended twice"
+
+
+def test_a_worker_that_is_always_killed_fails_its_trial_after_the_last_attempt(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    slow = write_run_file(tmp_path, space={"recover": {"epochs": 8}, "prune": {"ratio": 0.5}},
+                          search={"trials": 5, "max_attempts": 2}, cluster={"workers": 1})
+    driver = started("search", slow, "--out", run)
+    killed = set()
+
+    def kill_training() -> bool:
+        for row in working(run):
+            if row["doing"].startswith("training") and row["pid"] not in killed:
+                killed.add(row["pid"])
+                os.kill(row["pid"], signal.SIGKILL)
+        return driver.poll() is not None
+
+    until(kill_training, 180)
+    failed = [t for t in pared.open_run(run).trials if t.state.name == "FAIL"]
+    assert failed and all("2 attempts" in t.user_attrs["outcome"]["reason"] for t in failed)
+    assert len(pared.open_run(run).candidates) >= 3, "the search went on"
+
+
+def test_a_trial_past_its_deadline_is_stopped_and_recorded(tmp_path: Path, pared_cli) -> None:
+    run_file = write_run_file(
+        tmp_path, model=f"{Path(__file__).parent.parent}/subjects/slow.py:subject",
+        search={"trials": 4, "trial_timeout": 20}, cluster={"workers": 1})
+    result = pared_cli("search", run_file, "--out", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    run = pared.open_run(tmp_path / "run")
+    reasons = {t.user_attrs["outcome"]["reason"] for t in run.trials if t.state.name == "FAIL"}
+    assert reasons == {"stopped after its deadline of 20 s"}
+    assert len(run.candidates) == 3
+
+
+def test_a_disk_that_fills_stops_the_run_with_a_message_and_resume_goes_on(
+        tmp_path: Path, pared_cli) -> None:
+    run = tmp_path / "run"
+    run_file = write_run_file(tmp_path, space={"prune": False}, search={"trials": 6})
+    limited = ["bash", "-c", f"ulimit -f 24; trap '' XFSZ; exec {' '.join(command('search', run_file, '--out', run))}"]
+    result = subprocess.run(limited, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 2 and "cannot write" in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
+    if (run / "run.yaml").exists():
+        assert pared_cli("resume", run).returncode == 0
+        assert pared.open_run(run).counts().asked == 6
+
+
+def test_an_unwritable_place_is_refused(tmp_path: Path, pared_cli) -> None:
+    (tmp_path / "file").write_text("")
+    result = pared_cli("search", write_run_file(tmp_path), "--out", tmp_path / "file" / "run")
+    assert result.returncode == 2 and "cannot write" in result.stderr
