@@ -53,9 +53,13 @@ def mean(values: NDArray[np.float64]) -> Measurement:
 
 
 def drop(untouched: NDArray[np.float64], candidate: NDArray[np.float64]) -> Drop:
-    """Paired comparison on the same examples; both (n,)."""
+    """Paired comparison on the same examples; both (n,).
+
+    Normal interval of the differences, at least 3 / n wide to either side: what never occurred in n
+    examples may have up to that probability (rule of three, Jovanovic and Levy 1997).
+    """
     difference = untouched - candidate
-    value, half = float(difference.mean()), Z95 * _error(difference)
+    value, half = float(difference.mean()), max(Z95 * _error(difference), 3 / len(difference))
     return Drop(value, value - half, value + half, len(difference))
 
 

@@ -89,6 +89,7 @@ def start(
                            "or name another directory with --out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} exists and is not empty; name another directory with --out")
+    spaces.check_names(config.space)
     fresh = not out.exists()
     try:
         (out / ARTIFACTS).mkdir(parents=True, exist_ok=True)

@@ -99,9 +99,7 @@ def build(scope: Scope, wish: Wish) -> Space:
     Raises ConfigError: unknown technique or knob, a value out of range, a technique asked for that
     is of no use on this model.
     """
-    for technique in wish:
-        if technique not in PASSES:
-            raise ConfigError("space: " + unknown("technique", technique, PASSES))
+    check_names(wish)
     left_out = {name: why for name in PASSES if (why := _left_out(name, scope, wish))}
     used = [name for name in PASSES if name not in left_out]
     knobs: dict[str, Knob] = {PRUNE: Choice((False, True) if PRUNE in used else (False,)),
@@ -110,6 +108,13 @@ def build(scope: Scope, wish: Wish) -> Space:
         own = PASSES[name].knobs(scope)
         knobs |= {f"{name}.{k}": v for k, v in _narrowed(name, own, wish.get(name, True)).items()}
     return Space(scope, knobs, left_out)
+
+
+def check_names(wish: Wish) -> None:
+    """Raises ConfigError for an unknown technique; needs no model, so it can be asked at once."""
+    for technique in wish:
+        if technique not in PASSES:
+            raise ConfigError("space: " + unknown("technique", technique, PASSES))
 
 
 def _left_out(name: str, scope: Scope, wish: Wish) -> str | None:

@@ -1,30 +1,15 @@
 """Shared by all tests: the tiny trained subject, one finished search, and the command line."""
 
-import importlib.util
-import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
-TINY = ROOT / "tests" / "subjects" / "tiny.py"
-SHARED = ROOT.parent / "shared"
+from helpers import command, load_tiny, write_run_file
 
 Pared = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def load_tiny() -> Any:
-    if "tiny" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("tiny", TINY)
-        assert spec and spec.loader
-        sys.modules["tiny"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["tiny"])
-    return sys.modules["tiny"]
 
 
 @pytest.fixture(scope="session")
@@ -38,10 +23,6 @@ def subject(tiny: Any) -> Any:
     return tiny.subject()
 
 
-def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", "pared", *map(str, args)]
-
-
 @pytest.fixture(scope="session")
 def pared_cli() -> Pared:
     """Runs the command line in a process of its own."""
@@ -50,21 +31,6 @@ def pared_cli() -> Pared:
         return subprocess.run(command(*args), capture_output=True, text=True, timeout=timeout, **kwargs)
 
     return run
-
-
-def write_run_file(folder: Path, **changes: Any) -> Path:
-    """A small run of the tiny subject: few epochs, few trials."""
-    fields: dict[str, Any] = {
-        "model": f"{TINY}:subject",
-        "space": {"recover": {"epochs": 1}},
-        "search": {"trials": 12, "seed": 0},
-        "cluster": {"workers": 2},
-    }
-    for key, value in changes.items():
-        fields[key] = {**fields[key], **value} if key in fields and key != "model" else value
-    path = folder / "run.yaml"
-    path.write_text(json.dumps(fields))  # JSON is YAML
-    return path
 
 
 @pytest.fixture(scope="session")

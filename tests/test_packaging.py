@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 ROOMS = ["hardware_profiles", "spaces", "evaluators", "search"]  # each may import those before it
 

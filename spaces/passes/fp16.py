@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
+from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from ...errors import GateError
@@ -45,8 +46,10 @@ class Fp16Pass(FilePass):
     def apply(self, step: Fp16, model: onnx.ModelProto, data: Calibration) -> onnx.ModelProto:
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
-        half: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True)
-        return half
+        half = ONNXModel(convert_float_to_float16(copy, keep_io_types=True))
+        half.topological_sort()  # the converter appends its casts at the end
+        result: onnx.ModelProto = half.model
+        return result
 
     def check(self, step: Fp16, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
         left = [name for name, tensor in _onnx.weights(after).items()

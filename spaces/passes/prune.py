@@ -215,9 +215,10 @@ def _root_widths(model: nn.Module, inputs: tuple[Array, ...]) -> dict[str, int]:
     graph = _graph(model, inputs)
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
     for group in graph.get_all_groups(ignored_layers=[], root_module_types=kinds):
-        module = group[0].dep.target.module
-        if getattr(module, "groups", 1) == 1 and module in names:
-            roots[names[module]] = graph.get_out_channels(module)
+        made = [dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
+        plain = [m for m in made if isinstance(m, kinds) and m in names and getattr(m, "groups", 1) == 1]
+        if plain:  # a depthwise convolution follows its producer
+            roots[names[plain[0]]] = graph.get_out_channels(plain[0])
     return roots
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import load_tiny
+from helpers import load_tiny
 from torch import Tensor, nn
 
 from pared.errors import GateError

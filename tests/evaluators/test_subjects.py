@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from helpers import TINY
 from torch.utils.data import DataLoader, TensorDataset
 
 import pared

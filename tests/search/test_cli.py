@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY, write_run_file
+from helpers import TINY, write_run_file
 
 
 def refused(result, *told: str) -> None:
@@ -28,6 +28,7 @@ def test_wrong_run_files_are_refused_before_anything_starts(pared_cli, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_commands_on_what_is_no_run_are_refused(pared_cli, tmp_path: Path) -> None:
     for name in ("front", "pick", "status", "verify", "report", "resume"):
         refused(pared_cli(name, tmp_path), "is not a run")
@@ -60,7 +61,11 @@ def test_profiles_and_doctor_speak_json(pared_cli) -> None:
     assert doctor["ok"] and doctor["runtimes"]["onnxruntime"] == "ready"
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_a_technique_or_knob_that_is_unknown_leaves_no_run_behind(pared_cli, tmp_path: Path) -> None:
-    run_file = write_run_file(tmp_path, space={"prun": False})
-    refused(pared_cli("search", run_file, "--out", tmp_path / "run"), "did you mean 'prune'")
-    assert not (tmp_path / "run").exists()
+    for space, told in (({"prun": False}, "did you mean 'prune'"),
+                        ({"prune": {"criterion": "l7"}}, "allowed: l1, l2, fpgm")):
+        run_file = write_run_file(tmp_path, space=space)
+        refused(pared_cli("search", run_file, "--out", tmp_path / "run"), told)
+        assert not (tmp_path / "run").exists()

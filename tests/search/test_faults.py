@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import command, write_run_file
+from helpers import command, write_run_file
 
 import pared
 from pared.search import study as book

@@ -203,7 +203,7 @@ def test_the_python_words_do_what_the_commands_do(subject, tmp_path: Path) -> No
 
 def other_weights() -> pared.Classification:
     import torch
-    from conftest import load_tiny
+    from helpers import load_tiny
 
     tiny = load_tiny()
     data = tiny.arrays()
@@ -212,7 +212,7 @@ def other_weights() -> pared.Classification:
 
 
 def test_what_breaks_a_budget_is_refused_before_training(tmp_path: Path, pared_cli) -> None:
-    from conftest import write_run_file
+    from helpers import write_run_file
 
     run_file = write_run_file(tmp_path, budgets={"size": "9kB"}, search={"trials": 9})
     result = pared_cli("search", run_file, "--out", tmp_path / "run")
@@ -226,7 +226,7 @@ def test_what_breaks_a_budget_is_refused_before_training(tmp_path: Path, pared_c
 
 
 def test_a_budget_that_nothing_meets_says_the_nearest_and_keeps_the_run(tmp_path: Path, pared_cli) -> None:
-    from conftest import write_run_file
+    from helpers import write_run_file
 
     run_file = write_run_file(tmp_path, budgets={"size": "100B"}, search={"trials": 4})
     result = pared_cli("search", run_file, "--out", tmp_path / "run")
@@ -239,7 +239,7 @@ def test_a_budget_that_nothing_meets_says_the_nearest_and_keeps_the_run(tmp_path
                                                ("not_a_number", "not a number")])
 def test_what_the_users_code_does_wrong_fails_the_trial_and_the_search_goes_on(
         tmp_path: Path, pared_cli, factory: str, told: str) -> None:
-    from conftest import TINY, write_run_file
+    from helpers import TINY, write_run_file
 
     run_file = write_run_file(tmp_path, model=f"{TINY}:{factory}", search={"trials": 6})
     result = pared_cli("search", run_file, "--out", tmp_path / "run")

@@ -28,7 +28,7 @@ def test_every_walk_spells_a_legal_recipe(scope: Scope) -> None:
     seen = {name for recipe in recipes for name in recipe.names}
     assert seen == {"prune", "recover", "fp16", "int8_static", "int8_dynamic", "weight_only"} - set(
         built.left_out)
-    assert len({recipe.digest for recipe in recipes}) > 400
+    assert len({recipe.digest for recipe in recipes}) > 250
 
 
 def test_pruning_by_nothing_is_the_untouched_recipe() -> None:
@@ -73,7 +73,7 @@ def test_siblings_share_the_training_and_differ_in_precision() -> None:
     recipes = [built.decode(values) for values in built.siblings(trained)]
     assert len({recipe.prefix.digest for recipe in recipes}) == 1
     assert [r.names[2:] for r in recipes] == [
-        (), ("fp16",), ("int8_static",), ("weight_only",), ("weight_only",)]
+        (), ("fp16",), ("int8_static",), ("int8_dynamic",), ("weight_only",), ("weight_only",)]
 
 
 def test_techniques_of_no_use_on_this_model_are_left_out_with_a_reason() -> None:

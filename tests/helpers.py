@@ -1,0 +1,39 @@
+"""What several tests need that is no fixture."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+TINY = ROOT / "tests" / "subjects" / "tiny.py"
+SHARED = ROOT.parent / "shared"
+
+
+def load_tiny() -> Any:
+    if "tiny" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("tiny", TINY)
+        assert spec and spec.loader
+        sys.modules["tiny"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["tiny"])
+    return sys.modules["tiny"]
+
+
+def command(*args: object) -> list[str]:
+    return [sys.executable, "-m", "pared", *map(str, args)]
+
+
+def write_run_file(folder: Path, **changes: Any) -> Path:
+    """A small run of the tiny subject: few epochs, few trials."""
+    fields: dict[str, Any] = {
+        "model": f"{TINY}:subject",
+        "space": {"recover": {"epochs": 1}},
+        "search": {"trials": 12, "seed": 0},
+        "cluster": {"workers": 2},
+    }
+    for key, value in changes.items():
+        fields[key] = {**fields[key], **value} if key in fields and key != "model" else value
+    path = folder / "run.yaml"
+    path.write_text(json.dumps(fields))  # JSON is YAML
+    return path
