@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, RunError
-from ..evaluators.subjects.find import check, find, source_folder
+from ..evaluators.subjects.find import check, find
 from ..hardware_profiles.load import load
 from ..spaces import space as spaces
 from ..spaces.subject import Subject
@@ -59,10 +59,9 @@ def resume(
     keys = {"trials": "search.trials", "timeout": "search.timeout", "workers": "cluster.workers",
             "address": "cluster.address"}
     changed = {keys[name]: value for name, value in overrides.items() if value is not None}
-    if not changed and isinstance(run.config, RunConfig):
-        config = run.config
-    else:
-        config = build(run.config.model_dump(mode="json"), changed, str(run.path / CONFIG))
+    config = build(run.config.model_dump(mode="json"), changed, str(run.path / CONFIG))
+    if run.is_over(config.search.trials):
+        return run
     if subject is None:
         if config.model == IN_PYTHON:
             raise ConfigError(f"{run.path} was started from Python; resume it with "
@@ -109,8 +108,7 @@ def _drive(
 ) -> None:
     profiles = tuple(load(name) for name in config.profiles)
     cluster = config.cluster
-    folder = str(source_folder(config.model, base or out)) if config.model != IN_PYTHON else None
-    with crew(cluster.address, cluster.workers, cluster.cpus_per_worker, profiles, folder) as workers:
+    with crew(cluster.address, cluster.workers, cluster.cpus_per_worker, profiles) as workers:
         store = str((out / ARTIFACTS).resolve())
         known = book.untouched(book.loaded(out)) if base is None else None
         shared = workers.share(subject)

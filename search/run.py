@@ -143,6 +143,12 @@ class Run:
         best = min(fit, key=lambda c: (c.latency(name).value, c.metrics["size_bytes"].value))
         return Picked(best, name, tuple(_notes(best, name, drop)))
 
+    def is_over(self, trials: int) -> bool:
+        """Whether nothing is left to do: `trials` have ended, and the front had its final scoring."""
+        counts = self.counts()
+        return (counts.asked >= trials and not counts.running
+                and all(c.test is not None for c in (self.baseline, *self.front())))
+
     def counts(self) -> Counts:
         states = [t.state for t in self.trials]
         trained = sum(bool(t.user_attrs.get(book.OUTCOME, {}).get("trained")) for t in self.trials)

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -60,13 +61,12 @@ class Crew:
         workers: int | None,
         cpus: int,
         profiles: tuple[HardwareProfile, ...],
-        import_from: str | None = None,
     ) -> None:
         self.cpus = cpus
         self._embedded = _connect(address, workers, cpus)
         self.workers = workers or max(1, int(_resources().get("CPU", 1)) // cpus)
         _check_fits(cpus)
-        self._env = {"env_vars": {"PYTHONPATH": import_from}} if import_from else {}
+        self._env = {"env_vars": {"PYTHONPATH": _import_path()}}
         self._board = _Board.remote()  # type: ignore[attr-defined]
         self._devices = {profile.name: _Device.remote(profile)  # type: ignore[attr-defined]
                          for profile in profiles}
@@ -78,7 +78,7 @@ class Crew:
 
     def submit(self, key: int, function: Callable[..., Any], *args: object) -> None:
         """Starts `function(*args, measure, report)`; its result comes out of `wait` under `key`."""
-        task = _task.options(num_cpus=self.cpus, runtime_env=self._env or None)
+        task = _task.options(num_cpus=self.cpus, runtime_env=self._env)
         self._running[task.remote(key, function, self._devices, self._board, *args)] = key
 
     def wait(self, timeout_s: float) -> list[tuple[int, Any]]:
@@ -197,10 +197,16 @@ def _connect(address: str, workers: int | None, cpus: int) -> bool:
             ray.init(address="local", num_cpus=slots, include_dashboard=False, **common)
         else:
             ray.init(address=address, **common)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"cluster.address {address!r}: {error}; allowed: local, auto, or the "
+    except Exception as error:  # Ray raises bare exceptions here
+        raise ConfigError(f"cluster.address {address!r}: {_first(error)}; allowed: local, auto, or the "
                           "HOST:PORT of a running Ray cluster") from error
     return True
+
+
+def _import_path() -> str:
+    """What this process imports beside installed packages, workers import as well: the user's own code."""
+    installed = (sys.prefix, sys.base_prefix)
+    return os.pathsep.join(os.path.abspath(p) for p in sys.path if not p.startswith(installed))
 
 
 def _check_fits(cpus: int) -> None:
@@ -241,10 +247,9 @@ def crew(
     workers: int | None,
     cpus: int,
     profiles: tuple[HardwareProfile, ...],
-    import_from: str | None,
 ) -> Iterator[Crew]:
     """A crew that is dismissed at the end, whatever happens."""
-    made = Crew(address, workers, cpus, profiles, import_from)
+    made = Crew(address, workers, cpus, profiles)
     try:
         yield made
     finally:

@@ -1,14 +1,18 @@
 """What is compressed: a trained model with its data, its loss and its metric."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from ..errors import SubjectError
+
+if TYPE_CHECKING:  # what only measures a file need not wait for torch
+    from torch import Tensor, nn
 
 Array = NDArray[Any]
 SplitName = Literal["train", "calibration", "validation", "test"]
@@ -32,12 +36,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def batches(self, size: int) -> Iterator["Split"]:
+    def batches(self, size: int) -> Iterator[Split]:
         """Consecutive parts of at most `size` examples."""
         for at in range(0, len(self), size):
             yield self.take(slice(at, at + size))
 
-    def take(self, which: slice | NDArray[np.int64]) -> "Split":
+    def take(self, which: slice | NDArray[np.int64]) -> Split:
         return Split(tuple(array[which] for array in self.inputs), self.targets[which])
 
 

@@ -35,9 +35,9 @@ def pared_cli() -> Pared:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, pared_cli: Pared) -> Path:
-    """A run of 14 trials on real Ray, through the command line; many tests read it."""
+    """A run of 12 trials on real Ray, through the command line; many tests read it."""
     folder = tmp_path_factory.mktemp("finished")
-    run_file = write_run_file(folder, search={"trials": 14}, max_accuracy_drop=0.05)
+    run_file = write_run_file(folder, search={"trials": 12}, max_accuracy_drop=0.05)
     result = pared_cli("search", run_file, "--out", folder / "run")
     assert result.returncode == 0, result.stderr
     return folder / "run"

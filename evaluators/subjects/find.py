@@ -44,12 +44,6 @@ def check(found: object, reference: str = "subject") -> Subject:
     return found
 
 
-def source_folder(reference: str, base: Path) -> Path:
-    """The folder that must be importable wherever the subject is used."""
-    where = reference.rpartition(":")[0]
-    return (base / where).resolve().parent if where.endswith(".py") else base.resolve()
-
-
 def _try(subject: Subject, reference: str) -> None:
     inputs = example_inputs(subject)
     shapes = ", ".join(str(array.shape) for array in inputs)

@@ -11,6 +11,9 @@ from .story import Story
 INK, FAINT, FRONT, UNTOUCHED, BUDGET = "#1b1f24", "#aab4c0", "#0b6bcb", "#d1495b", "#e08e0b"
 
 
+TICKS = [digit * 10.0**power for power in range(-4, 5) for digit in (1, 2, 3, 5, 7)]
+
+
 def front(story: Story, profile: str) -> go.Figure:
     """Accuracy over latency, the front drawn as steps, budgets as lines. Points carry their trial."""
     on_front = {c.trial for c in story.fronts[profile]}
@@ -18,7 +21,10 @@ def front(story: Story, profile: str) -> go.Figure:
     figure = go.Figure()
     figure.add_trace(_points(rest, profile, "other candidates", FAINT, 8))
     figure.add_trace(_edge(story, profile))
-    figure.add_trace(_points(list(story.fronts[profile]), profile, "Pareto set", FRONT, 12))
+    figure.add_trace(_points(list(story.fronts[profile]), profile, "Pareto set (colour: size)", FRONT, 12))
+    figure.data[-1].marker.update(
+        color=[c.metrics["size_bytes"].value / 1e3 for c in story.fronts[profile]], colorscale="Viridis",
+        colorbar={"title": "kB", "thickness": 12, "len": 0.8})
     figure.add_trace(_points([story.untouched], profile, "untouched model", UNTOUCHED, 14, "star"))
     if limit := story.limits.get(f"latency_ms@{profile}"):
         figure.add_vline(limit, line_dash="dash", line_color=BUDGET,
@@ -26,10 +32,10 @@ def front(story: Story, profile: str) -> go.Figure:
     if story.max_drop is not None:
         least = story.untouched.metrics["accuracy"].value - story.max_drop
         figure.add_hline(least, line_dash="dot", line_color=BUDGET,
-                         annotation_text=f"{story.max_drop * 100:g} points lost")
+                         annotation_text=points(story.max_drop))
     evidence = story.untouched.latency(profile).evidence
     figure.update_xaxes(title=f"latency on {profile}, ms ({evidence})", type="log", gridcolor="#e9edf1",
-                        minor={"ticks": "outside"}, exponentformat="none")
+                        tickvals=TICKS, ticktext=[f"{tick:g}" for tick in TICKS])
     figure.update_yaxes(title="accuracy on validation", tickformat=".1%", gridcolor="#e9edf1",
                         range=_range(story))
     return _styled(figure, 480)
@@ -37,19 +43,24 @@ def front(story: Story, profile: str) -> go.Figure:
 
 def progress(story: Story, profile: str) -> go.Figure:
     """Hypervolume of (latency ratio, lost accuracy) within (1, 1), after each scored candidate."""
-    points: list[tuple[float, float]] = []
+    seen: list[tuple[float, float]] = []
     minutes, volumes = [0.0], [0.0]
     for end in sorted(story.ended, key=lambda e: e.at_s):
         if end.candidate:
             ratio = end.candidate.latency(profile).ratio or 1.0
-            points.append((ratio, 1 - end.candidate.metrics["accuracy"].value))
+            seen.append((ratio, 1 - end.candidate.metrics["accuracy"].value))
             minutes.append(end.at_s / 60)
-            volumes.append(hypervolume(points, (1.0, 1.0)))
+            volumes.append(hypervolume(seen, (1.0, 1.0)))
     figure = go.Figure(go.Scatter(x=minutes, y=volumes, mode="lines+markers", line_shape="hv",
                                   line_color=FRONT, hovertemplate="%{x:.1f} min: %{y:.4f}<extra></extra>"))
     figure.update_xaxes(title="minutes", gridcolor="#e9edf1")
     figure.update_yaxes(title="hypervolume (latency ratio x accuracy)", gridcolor="#e9edf1")
     return _styled(figure, 300)
+
+
+def points(drop: float) -> str:
+    """0.01 -> "1 point lost"."""
+    return f"{drop * 100:g} point{'' if drop == 0.01 else 's'} lost"
 
 
 def _points(
@@ -60,7 +71,7 @@ def _points(
         y=[c.metrics["accuracy"].value for c in candidates],
         customdata=[c.trial for c in candidates],
         text=[_hover(c, profile) for c in candidates],
-        error_x=None, mode="markers", name=name, hovertemplate="%{text}<extra></extra>",
+        mode="markers", name=name, hovertemplate="%{text}<extra></extra>",
         marker={"color": colour, "size": size, "symbol": symbol, "line": {"width": 1, "color": "white"}})
 
 

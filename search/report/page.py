@@ -46,7 +46,7 @@ def _summary(story: Story) -> str:
     counts = {state: len(story.with_state(state)) for state in ("complete", "refused", "failed")}
     budgets = [f"{name} at most {limit:.4g}" for name, limit in story.limits.items()]
     if story.max_drop is not None:
-        budgets.append(f"at most {story.max_drop * 100:g} points lost")
+        budgets.append(f"at most {figures.points(story.max_drop)}")
     return (f"{counts['complete']} candidates scored, {counts['refused']} refused before training, "
             f"{counts['failed']} failed, {story.trained} trainings. "
             f"Budgets: {escape('; '.join(budgets)) or 'none'}.")
@@ -66,7 +66,8 @@ def _candidates(story: Story) -> str:
     on_front = {c.trial for front in story.fronts.values() for c in front}
     shown = [e.candidate for e in story.ended if e.candidate]
     shown.sort(key=lambda c: (c.trial not in on_front, c.latency(story.profiles[0]).value))
-    head = ["trial", "recipe", "accuracy", "lost, 95 % interval", "test", "kB", "peak activations, kB"]
+    head = ["trial", "recipe", "accuracy", "lost, 95 % interval", "test", "kB",
+            "peak activations, kB (predicted)"]
     for profile in story.profiles:
         head += [f"ms {profile} ({story.untouched.latency(profile).evidence})", "speed-up", "notes"]
     rows = [_row(story, c, c.trial in on_front) for c in shown]
@@ -78,7 +79,7 @@ def _row(story: Story, c: Candidate, on_front: bool) -> list[str]:
     cells = [f"{c.trial}{' ●' if on_front else ''}", c.recipe.label,
              f"{c.metrics['accuracy'].value:.4f}", drop, f"{c.test.value:.4f}" if c.test else "",
              f"{c.metrics['size_bytes'].value / 1e3:.0f}",
-             f"{c.metrics['memory_bytes'].value / 1e3:.0f} (predicted)"]
+             f"{c.metrics['memory_bytes'].value / 1e3:.0f}"]
     for profile in story.profiles:
         latency = c.latency(profile)
         notes = [f"{', '.join(names)}: size only"] if (names := c.size_only.get(profile)) else []

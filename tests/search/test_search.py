@@ -1,12 +1,16 @@
 """One finished search on real Ray, seen through every command that reads it."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from helpers import TINY, write_run_file
 
 import pared
 from pared.errors import BudgetError, ConfigError, RunError
@@ -123,26 +127,25 @@ def test_size_only_techniques_are_labelled(finished: Path) -> None:
 def test_status_of_a_finished_run(finished: Path, pared_cli) -> None:
     status = json.loads(pared_cli("status", finished, "--json").stdout)
     assert status["driver"] == {"alive": False, "pid": None} and status["running"] == []
-    assert status["counts"]["asked"] == status["target"] == 14
+    assert status["counts"]["asked"] == status["target"] == 12
     assert status["trials_per_hour"] > 0 and status["front"] >= 3
 
 
-def test_verify_finds_every_figure_to_hold_and_names_a_changed_file(finished: Path, pared_cli) -> None:
+def test_verify_scores_every_file_again_and_names_what_changed(finished: Path, pared_cli) -> None:
     run = pared.open_run(finished)
-    result = json.loads(pared_cli("verify", finished, "--json").stdout)
-    assert len(result["checks"]) == len(run.front())
-    assert all(c["accuracy"] == c["reported_accuracy"] for c in result["checks"])
-    # The tiny network runs for microseconds, so its latency is left out of this assertion.
-    assert all("accuracy" not in c["problem"] and "artefact" not in c["problem"] for c in result["checks"])
-
     victim, missing = run.front()[0], run.front()[-1]
     kept = victim.path.read_bytes(), missing.path.read_bytes()
     try:
         victim.path.write_bytes(kept[0] + b"x")
         missing.path.unlink()
-        told = pared_cli("verify", finished)
+        told = pared_cli("verify", finished, "--json")
         assert told.returncode == 1
-        problems = {c.sha256: c.problem for c in run.verify()}
+        checks = json.loads(told.stdout)["checks"]
+        assert len(checks) == len(run.front())
+        assert all(c["accuracy"] == c["reported_accuracy"] for c in checks)
+        # The tiny network runs for microseconds, so whether its latency holds is left out here.
+        assert sum("artefact" in c["problem"] for c in checks) == 2
+        problems = {c["sha256"]: c["problem"] for c in checks}
         assert "was changed" in problems[victim.sha256] and "is missing" in problems[missing.sha256]
         with pytest.raises(RunError, match="was changed"):
             victim.export(finished.parent / "never")
@@ -181,10 +184,10 @@ def test_resume_of_a_finished_run_adds_nothing_and_more_trials_add_some(
     before = [c.trial for c in pared.open_run(copy).candidates]
     assert pared_cli("resume", copy).returncode == 0
     assert [c.trial for c in pared.open_run(copy).candidates] == before
-    done = pared_cli("resume", copy, "--trials", "16", "--json")
+    done = pared_cli("resume", copy, "--trials", "13", "--json")
     assert done.returncode == 0, done.stderr
     again = pared.open_run(copy)
-    assert again.counts().asked == 16 and [c.trial for c in again.candidates][: len(before)] == before
+    assert again.counts().asked == 13 and [c.trial for c in again.candidates][: len(before)] == before
 
 
 def test_the_python_words_do_what_the_commands_do(subject, tmp_path: Path) -> None:
@@ -201,6 +204,25 @@ def test_the_python_words_do_what_the_commands_do(subject, tmp_path: Path) -> No
         pared.resume(tmp_path / "run", other_weights(), trials=6)
 
 
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """The address of a Ray cluster of its own process tree."""
+    port = 46379
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    subprocess.run([*ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false",
+                    "--disable-usage-stats"], check=True, capture_output=True)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        subprocess.run([*ray, "stop", "--force"], check=True, capture_output=True)
+
+
+def test_an_address_where_no_cluster_is_is_told(tmp_path: Path, pared_cli) -> None:
+    result = pared_cli("search", write_run_file(tmp_path), "--out", tmp_path / "run", "--address", "nowhere")
+    assert result.returncode == 2 and "cluster.address 'nowhere'" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def other_weights() -> pared.Classification:
     import torch
     from helpers import load_tiny
@@ -212,8 +234,6 @@ def other_weights() -> pared.Classification:
 
 
 def test_what_breaks_a_budget_is_refused_before_training(tmp_path: Path, pared_cli) -> None:
-    from helpers import write_run_file
-
     run_file = write_run_file(tmp_path, budgets={"size": "9kB"}, search={"trials": 9})
     result = pared_cli("search", run_file, "--out", tmp_path / "run")
     run = pared.open_run(tmp_path / "run")
@@ -225,26 +245,23 @@ def test_what_breaks_a_budget_is_refused_before_training(tmp_path: Path, pared_c
     assert all(c.metrics["size_bytes"].value <= 9000 for c in run.front())
 
 
-def test_a_budget_that_nothing_meets_says_the_nearest_and_keeps_the_run(tmp_path: Path, pared_cli) -> None:
-    from helpers import write_run_file
-
+def test_a_budget_that_nothing_meets_says_the_nearest_and_keeps_the_run(
+        tmp_path: Path, pared_cli, cluster: str) -> None:
+    """On a cluster that is there already, which the run joins and leaves."""
     run_file = write_run_file(tmp_path, budgets={"size": "100B"}, search={"trials": 4})
-    result = pared_cli("search", run_file, "--out", tmp_path / "run")
+    result = pared_cli("search", run_file, "--out", tmp_path / "run", "--address", cluster)
     assert result.returncode == 2 and "nothing meets the budget" in result.stderr, result.stderr
     assert "x over" in result.stderr
     assert pared.open_run(tmp_path / "run").counts().trained == 0
 
 
-@pytest.mark.parametrize(("factory", "told"), [("raising", "loss of this subject always raises"),
-                                               ("not_a_number", "not a number")])
 def test_what_the_users_code_does_wrong_fails_the_trial_and_the_search_goes_on(
-        tmp_path: Path, pared_cli, factory: str, told: str) -> None:
-    from helpers import TINY, write_run_file
-
-    run_file = write_run_file(tmp_path, model=f"{TINY}:{factory}", search={"trials": 6})
+        tmp_path: Path, pared_cli) -> None:
+    run_file = write_run_file(tmp_path, model=f"{TINY}:broken", search={"trials": 5})
     result = pared_cli("search", run_file, "--out", tmp_path / "run")
     assert result.returncode == 0, result.stderr
     run = pared.open_run(tmp_path / "run")
-    reasons = [t.user_attrs["outcome"]["reason"] for t in run.trials if t.state.name == "FAIL"]
-    assert reasons and all(told in reason for reason in reasons)
-    assert len(run.candidates) >= 3
+    assert run.counts().asked == 5 and [c.recipe.steps for c in run.candidates] == [()]
+    reasons = {t.number: t.user_attrs["outcome"]["reason"] for t in run.trials if t.state.name == "FAIL"}
+    assert "not a number" in reasons[1] and "not a number" in reasons[2]
+    assert "the loss of this subject always raises" in reasons[3] and "tiny.py" in reasons[3]

@@ -51,27 +51,21 @@ def subject() -> pared.Classification:
     )
 
 
-class RaisingLoss(pared.Classification):
+class Broken(pared.Classification):
+    """Its loss raises, and its metric is a number for the untouched model alone."""
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         raise ValueError("the loss of this subject always raises")
 
-
-class NanScore(pared.Classification):
-    """Its metric is not a number for any model but the untouched one."""
-
     def score(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         scores = super().score(outputs, targets)
-        return scores if scores.mean() > 0.78 else np.full_like(scores, np.nan)
+        figure = {800: 0.7925, 700: 0.7914}[len(targets)]
+        return scores if abs(scores.mean() - figure) < 1e-4 else np.full_like(scores, np.nan)
 
 
-def raising() -> pared.Classification:
+def broken() -> pared.Classification:
     data = arrays()
-    return RaisingLoss(trained, data["train"], data["validation"], data["test"])
-
-
-def not_a_number() -> pared.Classification:
-    data = arrays()
-    return NanScore(trained, data["train"], data["validation"], data["test"])
+    return Broken(trained, data["train"], data["validation"], data["test"])
 
 
 def _train() -> None:
