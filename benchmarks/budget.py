@@ -21,7 +21,7 @@ def main() -> None:
         outcomes = [{"trial": t.number, **{k: t.user_attrs[book.OUTCOME][k] for k in
                     ("state", "reason", "train_s", "broken")}} for t in run.trials]
         try:
-            picked = run.pick().candidate.to_json()
+            picked = run.pick().to_json()
         except BudgetError as error:
             picked = {"none": str(error)}
         write("budget", {

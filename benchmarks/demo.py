@@ -11,7 +11,7 @@ from pared.search import study as book
 
 def main(folder: str) -> None:
     run = pared.open_run(folder)
-    picked = run.pick(max_drop=0.01).candidate
+    picked = run.pick(max_drop=0.01)
     outcomes = [t.user_attrs[book.OUTCOME] for t in run.trials]
     times = [t.user_attrs[key] for t in run.trials for key in (book.STARTED, book.ENDED)]
     spreads = sorted(c.latency("host-cpu").spread for c in run.candidates)

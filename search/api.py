@@ -14,7 +14,7 @@ from . import study as book
 from .candidate import ARTIFACTS
 from .config import RunConfig, build, dump
 from .driver import Driver
-from .journal import owned
+from .journal import NAME, owned
 from .prepare import Prepared, prepare
 from .run import CONFIG, Run, limits
 from .status import heartbeat
@@ -89,34 +89,29 @@ def start(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} exists and is not empty; name another directory with --out")
     spaces.check_names(config.space)
-    fresh = not out.exists()
     try:
         (out / ARTIFACTS).mkdir(parents=True, exist_ok=True)
         with owned(out):
-            _drive(out, config, subject, watch, base)
+            _write_config(out, _absolute(config, base))
+            _drive(out, config, subject, watch)
     except OSError as error:
         raise RunError(f"cannot write {out}: {error}") from error
-    except BaseException:
-        if not (out / CONFIG).exists():  # nothing was scored: leave no half-made run behind
-            shutil.rmtree(out if fresh else out / ARTIFACTS, ignore_errors=True)
-        raise
+    finally:
+        if not (out / NAME).exists():  # nothing was scored: leave no half-made run behind
+            shutil.rmtree(out, ignore_errors=True)
     return Run(out)
 
 
-def _drive(
-    out: Path, config: RunConfig, subject: Subject, watch: Watch | None, base: Path | None = None
-) -> None:
+def _drive(out: Path, config: RunConfig, subject: Subject, watch: Watch | None) -> None:
     profiles = tuple(load(name) for name in config.profiles)
     cluster = config.cluster
     with crew(cluster.address, cluster.workers, cluster.cpus_per_worker, profiles) as workers:
         store = str((out / ARTIFACTS).resolve())
-        known = book.untouched(book.loaded(out)) if base is None else None
+        known = book.known_untouched(out)
         shared = workers.share(subject)
         ready: Prepared = workers.call(
             prepare, shared, profiles, store, known, cluster.cpus_per_worker)
         space = spaces.build(ready.scope, config.space)
-        if base is not None:
-            _write_config(out, _absolute(config, base))
         bench = Bench(subject, profiles, store, cluster.cpus_per_worker, config.search.seed,
                       ready.untouched.sha256, ready.scores, ready.untouched.latency_ms,
                       limits(config, ready.untouched), ready.teacher)

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..errors import RunError
 from ..evaluators.accuracy import Drop
+from ..evaluators.artifact import Store
 from ..evaluators.measurement import Measurement
-from ..evaluators.store import Store
 from ..spaces.recipe import Recipe
 
 ARTIFACTS = "artifacts"  # folder of a run
@@ -18,7 +18,10 @@ ARTIFACTS = "artifacts"  # folder of a run
 
 @dataclass(frozen=True)
 class Candidate:
-    """A scored model file. `test` is there for members of the final front."""
+    """A scored model file. `test` is there for members of the final front.
+
+    `notes` and `profile` are there for a picked one: what to know about the choice, and for which device.
+    """
 
     run: Path
     trial: int
@@ -29,6 +32,8 @@ class Candidate:
     size_only: Mapping[str, list[str]]
     test: Measurement | None = None
     test_drop: Drop | None = None
+    profile: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:

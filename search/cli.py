@@ -118,11 +118,11 @@ def pick(
     """The fastest model within the budgets; -o copies it."""
     run = _run(folder)
     chosen = run.pick(profile, latency, size, max_drop, trial)
-    exported = chosen.candidate.export(out) if out else None
-    point = {**chosen.candidate.to_json(), "profile": chosen.profile, "notes": list(chosen.notes),
+    exported = chosen.export(out) if out else None
+    point = {**chosen.to_json(), "profile": chosen.profile, "notes": list(chosen.notes),
              "exported": str(exported) if exported else None}
     told = [f"exported to {exported}"] if exported else []
-    _out(point, json_, lambda: "\n".join(_room("console").picked_lines(run, chosen) + told))
+    _out(point, json_, lambda: "\n".join(_room("console").picked_lines(chosen) + told))
 
 
 @app.command()
@@ -198,7 +198,7 @@ def _finish(run: Any, json_: bool) -> None:
     if json_:
         _out(_front(run), True, str)
     else:
-        for part in (console.front_table(run), *(console.picked_lines(run, chosen) if chosen else ())):
+        for part in (console.front_table(run), *(console.picked_lines(chosen) if chosen else ())):
             _stdout().print(part)
         _stdout().print(f"report: {page}\nnext:   pared pick {run.path} --max-drop 0.01 -o shipped",
                         highlight=False, soft_wrap=True)

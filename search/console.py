@@ -13,7 +13,7 @@ from ..evaluators.accuracy import Drop
 from ..evaluators.measurement import Measurement
 from .candidate import Candidate
 from .driver import Driver
-from .run import Picked, Run
+from .run import Run
 from .verify import Check
 
 QUIET_S = 10.0  # without a terminal, one line at most this often
@@ -59,17 +59,17 @@ def front_table(run: Run) -> Table:
     return table
 
 
-def picked_lines(run: Run, picked: Picked) -> list[str]:
+def picked_lines(chosen: Candidate) -> list[str]:
     """The choice in words, with what the user should know."""
-    chosen, latency = picked.candidate, picked.candidate.latency(picked.profile)
+    latency = chosen.latency(chosen.profile)
     lines = [f"[bold]picked trial {chosen.trial}[/]: {chosen.recipe.label}",
-             f"  {latency.value:.4g} ms on {picked.profile} ({latency.evidence}), "
+             f"  {latency.value:.4g} ms on {chosen.profile} ({latency.evidence}), "
              f"{1 / (latency.ratio or 1):.2f}x the speed of the untouched model; "
              f"{chosen.metrics['size_bytes'].value / 1e3:.0f} kB",
              f"  lost on validation: {_points(chosen.drop)}"]
     if chosen.test_drop:
         lines.append(f"  lost on test:       {_points(chosen.test_drop)}")
-    return [*lines, *(f"  [yellow]note:[/] {note}" for note in picked.notes)]
+    return [*lines, *(f"  [yellow]note:[/] {note}" for note in chosen.notes)]
 
 
 def verify_table(checks: list[Check]) -> Table:
@@ -110,7 +110,7 @@ def _row(run: Run, candidate: Candidate) -> list[str]:
 
 def _best(run: Run) -> str:
     try:
-        found = run.pick().candidate
+        found = run.pick()
     except Exception:  # nothing fits yet, or nothing is scored yet
         return "none yet"
     return f"{_speed(found.latency(run.config.profiles[0]))} at {found.drop.value * 100:+.1f} points lost"

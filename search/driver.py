@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import RunError
-from ..evaluators.store import Store
+from ..evaluators.artifact import Store
 from ..spaces.recipe import Recipe, from_json
 from ..spaces.space import Space, Values
 from . import study as book
@@ -102,9 +102,8 @@ class Driver:
                 self._note_training(recipe, frozen.user_attrs.get(book.OUTCOME, {}))
         for frozen in running:
             self._adopt(frozen)
-        if not self.study.get_trials(deepcopy=False):
-            for values in self.space.anchors():
-                self.study.enqueue_trial(values, user_attrs={book.ORIGIN: "anchor"})
+        for values in self.space.anchors():
+            self.study.enqueue_trial(values, user_attrs={book.ORIGIN: "anchor"}, skip_if_exists=True)
 
     def _adopt(self, frozen: FrozenTrial) -> None:
         trial = optuna.Trial(self.study, frozen._trial_id)

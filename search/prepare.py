@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from ..errors import ExportError, GateError, RunError, SubjectError
 from ..evaluators import accuracy
+from ..evaluators.artifact import Store
 from ..evaluators.export import export
 from ..evaluators.lane import Lane
 from ..evaluators.latency import THOROUGH
 from ..evaluators.runtimes import runtime
-from ..evaluators.store import Store
 from ..hardware_profiles.graph import activation_peak_bytes
 from ..hardware_profiles.profile import HardwareProfile
 from ..spaces.passes import Scope

@@ -1,7 +1,7 @@
 """A finished or running search, read from its directory: front, pick, export, verify."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,6 @@ from .report.story import Ended, Story
 from .verify import Check, verify
 
 CONFIG, STATUS = "run.yaml", "status.json"
-
-
-@dataclass(frozen=True)
-class Picked:
-    """The choice, and what the user should know about it."""
-
-    candidate: Candidate
-    profile: str
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -117,8 +108,10 @@ class Run:
         size: str | float | None = None,
         max_drop: float | None = None,
         trial: int | None = None,
-    ) -> Picked:
+    ) -> Candidate:
         """The fastest candidate within the run's budgets and those given here, or that very trial.
+
+        What the user should know of the choice is in its `notes`.
 
         Raises BudgetError when nothing meets them: says the nearest that was found, and how far off.
         """
@@ -141,7 +134,7 @@ class Run:
         if not fit:
             raise BudgetError(self._miss(name, allowed, drop))
         best = min(fit, key=lambda c: (c.latency(name).value, c.metrics["size_bytes"].value))
-        return Picked(best, name, tuple(_notes(best, name, drop)))
+        return replace(best, profile=name, notes=tuple(_notes(best, name, drop)))
 
     def is_over(self, trials: int) -> bool:
         """Whether nothing is left to do: `trials` have ended, and the front had its final scoring."""
@@ -173,10 +166,10 @@ class Run:
             test_drop=Drop(**final["drop"]) if test else None,
         )
 
-    def _trial(self, trial: int, profile: str, drop: float | None) -> Picked:
+    def _trial(self, trial: int, profile: str, drop: float | None) -> Candidate:
         for candidate in self.candidates:
             if candidate.trial == trial:
-                return Picked(candidate, profile, tuple(_notes(candidate, profile, drop)))
+                return replace(candidate, profile=profile, notes=tuple(_notes(candidate, profile, drop)))
         raise ConfigError(unknown("scored trial", trial, (str(c.trial) for c in self.candidates)))
 
     def report(self, path: str | Path | None = None) -> Path:

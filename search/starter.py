@@ -63,8 +63,8 @@ def demo(trials: int) -> tuple[RunConfig, Path]:
         raise RunError(f"the demo's model and data are not in {DEMO}; run the demo from a clone of "
                        "the repository")
     fields = {"model": "./subject.py:subject", "max_accuracy_drop": 0.01,
-              "space": {"recover": {"epochs": [1, 2]}},
-              "search": {"trials": trials, "timeout": "6m"}}
+              "space": {"prune": {"ratio": [0.3, 0.8]}, "recover": {"epochs": [1, 2]}},
+              "search": {"trials": trials, "timeout": "330s"}}
     return build(fields, {}, "demo"), DEMO
 
 

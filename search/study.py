@@ -102,6 +102,14 @@ def untouched(study: optuna.Study) -> Untouched | None:
     return Untouched(**stored) if stored else None
 
 
+def known_untouched(run: Path) -> Untouched | None:
+    """The same from outside; None also where an earlier driver died before it made the study."""
+    if not (run / NAME).is_file():
+        return None
+    made = JournalStorage(JournalFileBackend(str(run / NAME))).get_all_studies()
+    return untouched(loaded(run)) if made else None
+
+
 def keep_untouched(study: optuna.Study, found: Untouched) -> None:
     study.set_user_attr(UNTOUCHED, asdict(found))
 

@@ -17,14 +17,14 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from ..errors import CandidateError, GateError, RunError
+from ..errors import CandidateError, RunError
 from ..evaluators import accuracy
+from ..evaluators.artifact import Store, check_faithful
 from ..evaluators.export import export
 from ..evaluators.lane import Lane, Turn
 from ..evaluators.latency import QUICK, THOROUGH, Timing
 from ..evaluators.measurement import Measurement
 from ..evaluators.runtimes import runtime
-from ..evaluators.store import Store
 from ..hardware_profiles.graph import activation_peak_bytes
 from ..hardware_profiles.profile import HardwareProfile
 from ..spaces.passes import FILE, MODULE, TRAINING
@@ -177,7 +177,7 @@ class _Trial:
             before, graph = graph, FILE[name].apply(step, graph, data)
             FILE[name].check(step, before, graph)
             if final:
-                _check_faithful(name, before, graph, self.inputs)
+                check_faithful(name, before, graph, self.inputs, FILE[name].tolerance)
         return bytes(graph.SerializeToString())
 
     def _untouched(self, graph: onnx.ModelProto) -> bytes:
@@ -234,19 +234,6 @@ def final_score(sha256: str, bench: Bench, measure: Measure, report: Report) -> 
 def _scores(file: bytes, split: SplitName, bench: Bench) -> NDArray[np.float64]:
     session = runtime("onnxruntime").load(file, bench.threads)
     return accuracy.scores(session, bench.subject.split(split), bench.subject)
-
-
-def _check_faithful(
-    name: str, before: onnx.ModelProto, after: onnx.ModelProto, inputs: tuple[Array, ...]
-) -> None:
-    """The rewritten file computes about what it computed before: no error larger than the signal."""
-    sessions = [runtime("onnxruntime").load(m.SerializeToString(), 1) for m in (before, after)]
-    rows = tuple(array[: sessions[0].fixed_batch] for array in inputs)
-    want, got = (session.run(rows) for session in sessions)
-    error = float(np.linalg.norm(want - got) / max(1e-12, float(np.linalg.norm(want))))
-    if not error <= FILE[name].tolerance:
-        raise GateError(f"{name} changed the outputs by {error:.2g} of their norm, "
-                        f"more than {FILE[name].tolerance}")
 
 
 def _size_only(recipe: Recipe, profiles: tuple[HardwareProfile, ...]) -> dict[str, list[str]]:

@@ -6,10 +6,10 @@ import onnx
 
 from ..errors import RunError
 from ..evaluators import accuracy
+from ..evaluators.artifact import Store
 from ..evaluators.lane import Lane
 from ..evaluators.latency import THOROUGH, compare
 from ..evaluators.runtimes import runtime
-from ..evaluators.store import Store
 from ..hardware_profiles.profile import HardwareProfile
 from ..spaces.subject import Subject, example_inputs
 from .candidate import ARTIFACTS, Candidate

@@ -63,9 +63,11 @@ def test_profiles_and_doctor_speak_json(pared_cli) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_technique_or_knob_that_is_unknown_leaves_no_run_behind(pared_cli, tmp_path: Path) -> None:
-    for space, told in (({"prun": False}, "did you mean 'prune'"),
-                        ({"prune": {"criterion": "l7"}}, "allowed: l1, l2, fpgm")):
-        run_file = write_run_file(tmp_path, space=space)
+def test_what_only_the_model_can_tell_is_refused_and_leaves_no_run_behind(pared_cli, tmp_path: Path) -> None:
+    undecided = f"{TINY.parent}/unexportable.py:subject"
+    for changes, told in (({"space": {"prun": False}}, "did you mean 'prune'"),
+                          ({"space": {"prune": {"criterion": "l7"}}}, "allowed: l1, l2, fpgm"),
+                          ({"model": undecided}, "unexportable.py:23, if x.sum() > 0")):
+        run_file = write_run_file(tmp_path, **changes)
         refused(pared_cli("search", run_file, "--out", tmp_path / "run"), told)
         assert not (tmp_path / "run").exists()

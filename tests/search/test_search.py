@@ -96,7 +96,7 @@ def test_pick_is_the_fastest_that_fits(finished: Path) -> None:
     run = pared.open_run(finished)
     fit = [c for c in run.candidates if c.drop.value <= 0.03 and c.metrics["size_bytes"].value <= 20_000]
     picked = run.pick(max_drop=0.03, size="20kB")
-    assert picked.candidate.latency("host-cpu").value == min(c.latency("host-cpu").value for c in fit)
+    assert picked.latency("host-cpu").value == min(c.latency("host-cpu").value for c in fit)
 
 
 def test_pick_says_when_n_is_too_small_for_the_claim(finished: Path) -> None:
@@ -195,7 +195,7 @@ def test_the_python_words_do_what_the_commands_do(subject, tmp_path: Path) -> No
                        space={"prune": False}, cluster={"workers": 2})
     assert run.counts().asked == 4
     assert all(c.metrics["size_bytes"].value <= 0.6 * run.untouched.size_bytes for c in run.front())
-    exported = run.pick().candidate.export(tmp_path / "out")
+    exported = run.pick().export(tmp_path / "out")
     assert exported.stat().st_size <= 0.6 * run.untouched.size_bytes
     with pytest.raises(ConfigError, match="started from Python"):
         pared.resume(tmp_path / "run", trials=5)

@@ -1,4 +1,8 @@
-"""Content-addressed files, on any file system that fsspec speaks: `<sha256>.onnx`."""
+"""The exported file: content-addressed, with its card, on any file system that fsspec speaks.
+
+And its gate: each pass says in its `check` what a file must hold; here the rewritten file is run
+against the one before it.
+"""
 
 import json
 import uuid
@@ -6,9 +10,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
+import onnx
 from fsspec.core import url_to_fs
 
-from ..errors import RunError
+from ..errors import GateError, RunError
+from ..spaces.subject import Array
+from .runtimes import runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +73,18 @@ class Store:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+
+def check_faithful(
+    name: str, before: onnx.ModelProto, after: onnx.ModelProto, inputs: tuple[Array, ...], tolerance: float
+) -> None:
+    """The rewritten graph computes about what it computed before.
+
+    `tolerance`: largest error of the outputs, as a share of their norm, that is no bug. Raises GateError.
+    """
+    sessions = [runtime("onnxruntime").load(graph.SerializeToString(), 1) for graph in (before, after)]
+    rows = tuple(array[: sessions[0].fixed_batch] for array in inputs)
+    want, got = (session.run(rows) for session in sessions)
+    error = float(np.linalg.norm(want - got) / max(1e-12, float(np.linalg.norm(want))))
+    if not error <= tolerance:
+        raise GateError(f"{name} changed the outputs by {error:.2g} of their norm, more than {tolerance}")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pared.errors import RunError
-from pared.evaluators.store import Store
+from pared.evaluators.artifact import Store
 
 
 def test_a_file_is_known_by_its_content_and_written_once(tmp_path: Path) -> None:
@@ -38,3 +38,22 @@ def test_an_unwritable_place_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises((RunError, OSError)):
         Store(str(tmp_path / "file" / "store")).put(b"model")
+
+
+def test_a_file_that_computes_something_else_is_caught(subject: object) -> None:
+    import onnx
+
+    from pared.errors import GateError
+    from pared.evaluators.artifact import check_faithful
+    from pared.evaluators.export import export
+    from pared.spaces.subject import example_inputs
+
+    inputs = example_inputs(subject)
+    graph = export(subject.model(), inputs)
+    check_faithful("nothing", graph, graph, inputs, 0.0)
+    sabotaged = onnx.ModelProto()
+    sabotaged.CopyFrom(graph)
+    weight = next(t for t in sabotaged.graph.initializer if len(t.dims) == 4)
+    weight.raw_data = bytes(len(weight.raw_data))
+    with pytest.raises(GateError, match="changed the outputs"):
+        check_faithful("zeroed", graph, sabotaged, inputs, 0.05)
