@@ -25,7 +25,7 @@ BURST_MS = 1.2  # both sides of a pair run about this long, so that neither find
 PREEMPTED = 1.1  # wall over CPU time
 CLEAN, SETTLED = 0.9, 0.02  # least share of clean pairs, largest spread of the ratio
 # Pairs of bursts in a block, attempt by attempt: during the search; for the final front.
-QUICK, THOROUGH = (20, 40), (40, 80)
+QUICK, THOROUGH = (20, 40), (60,)
 
 Once = Callable[[], None]
 

@@ -1,5 +1,6 @@
 """What is done once before the first trial: the untouched model as a file, its scores, its outputs."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -70,7 +71,8 @@ def prepare(
         scope = survey(subject.model(), inputs, onnx.load_from_string(file), profiles)
         scores = {name: accuracy.scores(session, subject.split(name), subject)
                   for name in ("validation", "test")}
-        teacher = accuracy.outputs(session, subject.split("train"))
+        everyone = runtime("onnxruntime").load(file, os.cpu_count() or 1)  # nothing else runs yet
+        teacher = accuracy.outputs(everyone, subject.split("train"))
     found = known or _figures(file, scores["validation"], profiles, store, inputs, measure)
     if not np.isclose(found.accuracy, scores["validation"].mean(), atol=1e-9):
         raise RunError(f"the validation data changed: the untouched model scored {found.accuracy:.4f} "

@@ -9,6 +9,7 @@ import socket
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from time import perf_counter
 from typing import Any, Literal
 
@@ -216,11 +217,11 @@ def latency(timing: Timing, untouched_ms: float, profile: HardwareProfile) -> Me
                        timing.pairs, timing.ratio, not timing.settled)
 
 
-def final_score(sha256: str, bench: Bench, measure: Measure, report: Report) -> dict[str, Any]:
+def final_score(digest: str, bench: Bench, measure: Measure, report: Report) -> dict[str, Any]:
     """A member of the front, once more: accuracy on the untouched test split, latency at length."""
     report("final scoring")
     store, inputs = Store(bench.store), example_inputs(bench.subject)
-    file = store.get(sha256)
+    file = store.get(digest)
     with Lane().working():
         mine = _scores(file, "test", bench)
     metrics = {"accuracy": accuracy.mean(mine)}
@@ -232,6 +233,8 @@ def final_score(sha256: str, bench: Bench, measure: Measure, report: Report) -> 
 
 
 def _scores(file: bytes, split: SplitName, bench: Bench) -> NDArray[np.float64]:
+    if sha256(file).hexdigest() == bench.untouched:
+        return bench.untouched_scores[split]  # the very file, scored already
     session = runtime("onnxruntime").load(file, bench.threads)
     return accuracy.scores(session, bench.subject.split(split), bench.subject)
 
