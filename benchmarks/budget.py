@@ -16,7 +16,7 @@ BUDGETS = {"host-cpu": {"latency": "4x"}, "size": "12%"}
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        run = pared.search(f"{DEMO}:subject", budgets=BUDGETS, trials=24, timeout="6m", out=Path(folder) / "run",
+        run = pared.search(f"{DEMO}:subject", budgets=BUDGETS, trials=14, timeout="4m", out=Path(folder) / "run",
                            space={"recover": {"epochs": 1}}, max_accuracy_drop=0.01)
         outcomes = [{"trial": t.number, **{k: t.user_attrs[book.OUTCOME][k] for k in
                     ("state", "reason", "train_s", "broken")}} for t in run.trials]

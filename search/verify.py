@@ -1,6 +1,7 @@
 """Scores a file again and holds the figures against those the run reported."""
 
 from dataclasses import dataclass
+from statistics import median
 
 import onnx
 
@@ -51,7 +52,13 @@ def _checked(
     reported = candidate.metrics["accuracy"].value
     problems = [] if again == reported else [f"accuracy {again:.5f}, reported {reported:.5f}"]
     was = candidate.latency(profile.name).ratio or 1.0
-    now = compare(file, reference, example_inputs(subject), profile.runtime, Lane(), THOROUGH).ratio
+
+    def measured() -> float:
+        return compare(file, reference, example_inputs(subject), profile.runtime, Lane(), THOROUGH).ratio
+
+    now = measured()
+    if abs(now / was - 1) > TOLERANCE:  # the machine, or the figure? The median of three decides
+        now = median((now, measured(), measured()))
     if abs(now / was - 1) > TOLERANCE:
         problems.append(f"latency ratio {now:.3f}, reported {was:.3f}")
     return Check(candidate.trial, candidate.sha256, again, reported, now, was, "; ".join(problems))
