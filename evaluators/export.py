@@ -89,23 +89,18 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The line of the user's code and the operator, dug out of the exporter's long report."""
-    chain, text = error, ""
-    while chain is not None:
-        text += f"{type(chain).__name__}: {chain}\n"
-        chain = chain.__cause__ or chain.__context__  # type: ignore[assignment]
-    operators = re.findall(r"(?:No ONNX function found for|No decompositions registered for) .*", text)
-    lines = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\n\s+(.+)', text)
-    users = [row for row in lines if "site-packages" not in row[0]]
-    parts = operators[:1] or [text.strip().splitlines()[-1] if text.strip() else repr(error)]
-    if not operators:
-        parts = [_root(error)]
-    parts += [f"at {file}:{line}, {code.strip()}" for file, line, _, code in users[-1:]]
-    return " ".join(parts)
+    """The operator and the line of the user's code, dug out of the exporter's long report."""
+    chain = list(_causes(error))
+    report = "\n".join(map(str, chain))
+    operator = re.search(r"No (?:ONNX function found|decompositions registered) for [^\n]*", report)
+    lines = [row for row in re.findall(r'File "([^"]+)", line (\d+), in \w+\n\s+(.+)', report)
+             if "site-packages" not in row[0]]
+    first = next((line.strip() for line in str(chain[-1]).splitlines() if line.strip()), "")
+    what = operator[0] if operator else f"{type(chain[-1]).__name__}: {first[:300]}"
+    return what + "".join(f" at {file}:{line}, {code.strip()}" for file, line, code in lines[-1:])
 
 
-def _root(error: BaseException) -> str:
-    while error.__cause__ is not None:
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
         error = error.__cause__
-    first = next((line for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first.strip()[:300]}"

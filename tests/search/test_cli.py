@@ -67,7 +67,7 @@ def test_what_only_the_model_can_tell_is_refused_and_leaves_no_run_behind(pared_
     undecided = f"{TINY.parent}/unexportable.py:subject"
     for changes, told in (({"space": {"prun": False}}, "did you mean 'prune'"),
                           ({"space": {"prune": {"criterion": "l7"}}}, "allowed: l1, l2, fpgm"),
-                          ({"model": undecided}, "unexportable.py:23, if x.sum() > 0")):
+                          ({"model": undecided}, "unexportable.py:21, if x.sum() > 0")):
         run_file = write_run_file(tmp_path, **changes)
         refused(pared_cli("search", run_file, "--out", tmp_path / "run"), told)
         assert not (tmp_path / "run").exists()
