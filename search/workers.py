@@ -66,7 +66,6 @@ class Crew:
         self._embedded = _connect(address, workers, cpus)
         self.workers = workers or max(1, int(_resources().get("CPU", 1)) // cpus)
         _check_fits(cpus)
-        self._env = {"env_vars": {"PYTHONPATH": _import_path()}}
         self._board = _Board.remote()  # type: ignore[attr-defined]
         self._devices = {profile.name: _Device.remote(profile)  # type: ignore[attr-defined]
                          for profile in profiles}
@@ -78,8 +77,9 @@ class Crew:
 
     def submit(self, key: int, function: Callable[..., Any], *args: object) -> None:
         """Starts `function(*args, measure, report)`; its result comes out of `wait` under `key`."""
-        task = _task.options(num_cpus=self.cpus, runtime_env=self._env)
-        self._running[task.remote(key, function, self._devices, self._board, *args)] = key
+        task = _task.options(num_cpus=self.cpus)
+        ref = task.remote(key, function, _import_path(), self._devices, self._board, args)
+        self._running[ref] = key
 
     def wait(self, timeout_s: float) -> list[tuple[int, Any]]:
         """What finished, oldest first: (key, result or Fault); waits at most `timeout_s`."""
@@ -156,9 +156,17 @@ class _Device:
 
 @ray.remote(max_retries=0)
 def _task(
-    key: int, function: Callable[..., Any], devices: dict[str, Any], board: Any, *args: object
+    key: int,
+    function: Callable[..., Any],
+    import_path: list[str],
+    devices: dict[str, Any],
+    board: Any,
+    args: tuple[object, ...],
 ) -> Any:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # The path first, then what is unpickled with it. A runtime_env would do the same, but its workers
+    # never start where the path of the interpreter has a space (Ray 2.60).
+    sys.path[:0] = [folder for folder in import_path if folder not in sys.path]
+    args = tuple(ray.get(arg) if isinstance(arg, ray.ObjectRef) else arg for arg in args)
     host, pid = socket.gethostname(), os.getpid()
 
     def report(doing: str) -> None:
@@ -203,10 +211,10 @@ def _connect(address: str, workers: int | None, cpus: int) -> bool:
     return True
 
 
-def _import_path() -> str:
+def _import_path() -> list[str]:
     """What this process imports beside installed packages, workers import as well: the user's own code."""
     installed = (sys.prefix, sys.base_prefix)
-    return os.pathsep.join(os.path.abspath(p) for p in sys.path if not p.startswith(installed))
+    return [os.path.abspath(folder) for folder in sys.path if not folder.startswith(installed)]
 
 
 def _check_fits(cpus: int) -> None:
