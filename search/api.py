@@ -60,7 +60,7 @@ def resume(
             "address": "cluster.address"}
     changed = {keys[name]: value for name, value in overrides.items() if value is not None}
     config = build(run.config.model_dump(mode="json"), changed, str(run.path / CONFIG))
-    if run.is_over(config.search.trials):
+    if book.known_untouched(run.path) and run.is_over(config.search.trials):
         return run
     if subject is None:
         if config.model == IN_PYTHON:

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,14 @@ from torch.utils.data import DataLoader, TensorDataset
 import pared
 from pared.errors import SubjectError
 from pared.evaluators.subjects.find import check, find
+
+
+@pytest.fixture(autouse=True)
+def _imports_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`find` makes the user's folder importable, here a temporary one."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+
 
 X, Y = np.ones((8, 4), np.float32), np.arange(8) % 2
 

@@ -91,6 +91,19 @@ def test_driver_killed_twice_worker_killed_once_nothing_is_lost(tmp_path: Path, 
     assert set(ends(run).values()) == {1}, "a trial was ended twice"
 
 
+def test_a_run_killed_before_its_first_trial_is_resumed(tmp_path: Path, pared_cli) -> None:
+    run = tmp_path / "run"
+    run_file = write_run_file(tmp_path, space={"prune": False}, search={"trials": 2})
+    driver = started("search", run_file, "--out", run)
+    until(lambda: (run / "run.yaml").exists())
+    driver.kill()
+    driver.communicate()
+    assert not (run / NAME).exists()
+    done = pared_cli("resume", run)
+    assert done.returncode == 0, done.stderr
+    assert pared.open_run(run).counts().complete == 2
+
+
 def test_a_worker_that_is_always_killed_fails_its_trial_after_the_last_attempt(tmp_path: Path) -> None:
     run = tmp_path / "run"
     slow = write_run_file(tmp_path, space={"recover": {"epochs": 8}, "prune": {"ratio": 0.5}},
