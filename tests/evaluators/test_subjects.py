@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,14 @@ from pared.evaluators.subjects.find import check, find
 
 
 @pytest.fixture(autouse=True)
-def _imports_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`find` makes the user's folder importable, here a temporary one."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+def _imports_are_put_back() -> Iterator[None]:
+    """`find` makes the user's folder importable, here a temporary one with a module of the same name."""
+    path, tiny = list(sys.path), sys.modules.get("tiny")
+    yield
+    sys.path[:] = path
+    sys.modules.pop("tiny", None)
+    if tiny:
+        sys.modules["tiny"] = tiny
 
 
 X, Y = np.ones((8, 4), np.float32), np.arange(8) % 2
