@@ -112,6 +112,8 @@ class _Trial:
         self.recipe = from_json(job.recipe)
         self.store, self.lane = Store(bench.store), Lane()
         self.inputs = example_inputs(bench.subject)
+        # The stored float file to start from, where there is one.
+        self.known = job.trained or (None if self.recipe.prefix.steps else bench.untouched)
         self.trained, self.train_s = "", 0.0
 
     def outcome(self) -> Outcome:
@@ -143,9 +145,8 @@ class _Trial:
 
     def _float(self, model: torch.nn.Module | None) -> onnx.ModelProto:
         """The float graph: stored already, the untouched file itself, or exported now."""
-        known = self.job.trained or (None if self.recipe.prefix.steps else self.bench.untouched)
-        if known:
-            return onnx.load_from_string(self.store.get(known))
+        if self.known:
+            return onnx.load_from_string(self.store.get(self.known))
         assert model is not None
         return export(model, self.inputs)
 
@@ -183,8 +184,7 @@ class _Trial:
 
     def _untouched(self, graph: onnx.ModelProto) -> bytes:
         """A graph that no file pass touches keeps its very bytes, so that its sha256 is the same."""
-        known = self.job.trained or (None if self.recipe.prefix.steps else self.bench.untouched)
-        return self.store.get(known) if known else bytes(graph.SerializeToString())
+        return self.store.get(self.known) if self.known else bytes(graph.SerializeToString())
 
     def _cost(self, file: bytes) -> Metrics:
         """Everything that is known of a file before its weights are any good."""

@@ -123,10 +123,6 @@ class Crew:
                 ray.kill(actor)
 
 
-def runtime_version() -> str:
-    return str(ray.__version__)
-
-
 @ray.remote(num_cpus=0)
 class _Board:
     """Where running tasks post what they are doing."""
