@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ..errors import MetricError
-from ..hardware_profiles.profile import Evidence
+from ..hardware_profiles.backend import Evidence
 
 Unit = Literal["fraction", "bytes", "ms"]
 

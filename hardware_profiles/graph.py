@@ -1,6 +1,7 @@
 """What a graph needs of a machine, read off the file: so far the peak of its activations."""
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -16,6 +17,27 @@ IN_PLACE = {
 }
 _BYTES = {"FLOAT": 4, "FLOAT16": 2, "BFLOAT16": 2, "DOUBLE": 8, "INT64": 8, "INT32": 4,
           "INT16": 2, "UINT16": 2, "INT8": 1, "UINT8": 1, "BOOL": 1, "INT4": 0.5, "UINT4": 0.5}
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One launch: an operator with what is fused into it, at batch 1. Counts are of elements.
+
+    `op` is conv (dense, k > 1), pw (1x1), dw (depthwise), gconv (grouped), fc, mm (both operands
+    are activations), elt, pool, data (moves elements), quant (crosses between int8 and float).
+    `dtype` is empty where it is that of the file.
+    """
+
+    op: str
+    macs: int
+    weights: int
+    in_elems: int
+    out_elems: int
+    c_in: int
+    c_out: int
+    kernel: int
+    groups: int
+    dtype: str = ""
 
 
 def activation_peak_bytes(model: bytes) -> int:

@@ -2,82 +2,21 @@
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-Evidence = Literal["measured", "compiled", "predicted"]
-Basis = Literal["vendor", "measured", "derived", "assumed"]
+from .backend import EVIDENCE, Analytic, Backend, Evidence
+from .quantity import Bandwidth, Bytes, Channels, Power, Quantity, Rate, Share, Strict, Time
+
 Dtype = Literal["fp32", "fp16", "int8", "int4"]
+KernelClass = Literal["conv", "pw", "dw", "gemm"]  # what a peak is reached to a different share by
 
 # What a runtime can turn into speed. Whatever is not listed by a profile is size-only there.
 Ability = Literal["fp16", "int8", "int4_weights", "sparsity_2_4", "sparsity_unstructured"]
 
-# dimension -> unit -> factor to the first unit of the row
-UNITS: dict[str, dict[str, float]] = {
-    "rate": {"GMAC/s": 1.0, "MMAC/s": 1e-3, "TMAC/s": 1e3},
-    "bandwidth": {"GB/s": 1.0, "MB/s": 1e-3},
-    "bytes": {"B": 1.0, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3},
-    "time": {"us": 1.0, "ms": 1e3},
-    "power": {"mW": 1.0, "W": 1e3},
-    "channels": {"channels": 1.0},
-    "share": {"fraction": 1.0},
-}
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Quantity(_Strict):
-    """A number with its unit, where it comes from, and how far to trust it.
-
-    `src` names an entry of the profile's `sources`; `rel_sd` is the relative standard
-    deviation (0.5: the true value is within a factor of about two).
-    """
-
-    value: float = Field(gt=0, allow_inf_nan=False)
-    unit: str
-    src: str
-    basis: Basis
-    rel_sd: float = Field(ge=0, le=5, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _unit_is_known(self) -> Self:
-        if not any(self.unit in row for row in UNITS.values()):
-            known = ", ".join(unit for row in UNITS.values() for unit in row)
-            raise ValueError(f"unknown unit {self.unit!r}. Known: {known}")
-        return self
-
-    @property
-    def dimension(self) -> str:
-        return next(name for name, row in UNITS.items() if self.unit in row)
-
-    @property
-    def base(self) -> float:
-        """The value in the first unit of its dimension (GMAC/s, GB/s, B, us, mW, channels)."""
-        return self.value * UNITS[self.dimension][self.unit]
-
-
-def _in(dimension: str) -> AfterValidator:
-    def check(quantity: Quantity) -> Quantity:
-        if quantity.dimension != dimension:
-            units = ", ".join(UNITS[dimension])
-            raise ValueError(f"unit {quantity.unit!r} is not a {dimension}; allowed: {units}")
-        return quantity
-
-    return AfterValidator(check)
-
-
-Rate = Annotated[Quantity, _in("rate")]
-Bandwidth = Annotated[Quantity, _in("bandwidth")]
-Bytes = Annotated[Quantity, _in("bytes")]
-Time = Annotated[Quantity, _in("time")]
-Power = Annotated[Quantity, _in("power")]
-Channels = Annotated[Quantity, _in("channels")]
-
-
-class Runtime(_Strict):
+class Runtime(Strict):
     """The program that executes the file, and how it is set up. Part of what a profile is."""
 
     name: str  # a name of evaluators/runtimes
@@ -86,7 +25,7 @@ class Runtime(_Strict):
     batch: int = Field(default=1, ge=1)
 
 
-class Precision(_Strict):
+class Precision(Strict):
     """One number format on this machine."""
 
     native: bool  # false: stored in this format, computed in a wider one
@@ -95,16 +34,34 @@ class Precision(_Strict):
     activation_bytes: float = Field(gt=0)
 
 
-class Memory(_Strict):
+class Memory(Strict):
     """Limits are hard: a candidate over them does not run there."""
 
     ram_limit: Bytes | None = None
     flash_limit: Bytes | None = None
     onchip: Bytes | None = None
     bandwidth: Bandwidth | None = None
+    spill: Bandwidth | None = None  # for weights beyond `onchip`, where they are streamed at each inference
 
 
-class HardwareProfile(_Strict):
+class Calibration(Strict):
+    """What a fit to measurements on the device found; written by `calibrate.py`, never by hand.
+
+    `coefficients` are microseconds per unit of the feature of that name; `doubt` the 95 % factor
+    (1.3: the truth lies within prediction / 1.3 .. prediction x 1.3, on models it has not seen).
+    """
+
+    form: str
+    coefficients: dict[str, float]
+    doubt: float = Field(ge=1, allow_inf_nan=False)
+    loo_mape: float = Field(ge=0, allow_inf_nan=False)  # leave-one-out, a fraction
+    models: int = Field(ge=1)
+    runtime_version: str = ""
+    date: str = ""
+    data: str = ""  # sha256 of the measurements
+
+
+class HardwareProfile(Strict):
     """One device with one runtime; the same board with another runtime is another profile."""
 
     schema_version: Literal[1]
@@ -112,16 +69,18 @@ class HardwareProfile(_Strict):
     title: str
     kind: Literal["cpu", "gpu", "npu", "mcu"]
     device: str
-    evidence: Evidence  # what kind of figure a latency on this profile is
+    backend: Backend = Analytic()
     runtime: Runtime
     precisions: dict[Dtype, Precision]
     exploits: tuple[Ability, ...]
     activations: Literal["uint8", "int8"]  # the signedness its int8 kernels are fast with
     width_step: Channels  # pruned widths are rounded to a multiple of this
+    efficiency: dict[KernelClass, Share] = Field({})  # of the peak, before anything was measured
     memory: Memory = Memory()
     launch_overhead: Time | None = None
     active_power: Power | None = None  # absent: no energy is reported
     sources: dict[str, str]
+    calibration: dict[Dtype, Calibration] = Field({})
 
     @model_validator(mode="after")
     def _every_number_is_sourced(self) -> Self:
@@ -130,6 +89,16 @@ class HardwareProfile(_Strict):
                 known = ", ".join(sorted(self.sources)) or "none"
                 raise ValueError(f"{path} cites {quantity.src!r}; sources of this profile: {known}")
         return self
+
+    @property
+    def evidence(self) -> Evidence:
+        """What kind of figure a latency on this profile is."""
+        return EVIDENCE[self.backend.kind]
+
+    @property
+    def calibrated(self) -> bool:
+        """False for predictions that no measurement on the device stands behind: they rank, no more."""
+        return self.evidence != "predicted" or bool(self.calibration)
 
     @property
     def step(self) -> int:
