@@ -25,10 +25,11 @@ class Artifact:
 
     sha256: str
     size_bytes: int
+    suffix: str = ".onnx"
 
     @property
     def file(self) -> str:
-        return f"{self.sha256}.onnx"
+        return f"{self.sha256}{self.suffix}"
 
 
 class Store:
@@ -38,20 +39,21 @@ class Store:
         self.url = url
         self._fs, self._root = url_to_fs(url)
 
-    def put(self, content: bytes) -> Artifact:
-        artifact = Artifact(sha256(content).hexdigest(), len(content))
+    def put(self, content: bytes, suffix: str = ".onnx") -> Artifact:
+        artifact = Artifact(sha256(content).hexdigest(), len(content), suffix)
         if not self._fs.exists(self._path(artifact.file)):
             self._write(artifact.file, content)
         return artifact
 
-    def get(self, digest: str) -> bytes:
+    def get(self, digest: str, suffix: str = ".onnx") -> bytes:
         """The file of that sha256. Raises RunError when it is missing or its content changed."""
+        name = f"{digest}{suffix}"
         try:
-            content: bytes = self._fs.cat_file(self._path(f"{digest}.onnx"))
+            content: bytes = self._fs.cat_file(self._path(name))
         except FileNotFoundError as error:
-            raise RunError(f"artefact {digest}.onnx is missing from {self.url}") from error
+            raise RunError(f"artefact {name} is missing from {self.url}") from error
         if sha256(content).hexdigest() != digest:
-            raise RunError(f"artefact {digest}.onnx in {self.url} was changed since it was scored")
+            raise RunError(f"artefact {name} in {self.url} was changed since it was scored")
         return content
 
     def put_card(self, digest: str, card: dict[str, Any]) -> None:

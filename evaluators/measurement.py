@@ -7,15 +7,16 @@ from typing import Any, Literal
 from ..errors import MetricError
 from ..hardware_profiles.backend import Evidence
 
-Unit = Literal["fraction", "bytes", "ms"]
+Unit = Literal["fraction", "bytes", "ms", "mJ"]
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """`spread`: standard error of an accuracy, coefficient of variation of a latency ratio.
 
-    `ratio` is to the untouched model, for a latency. `unstable`: repeated and never settled, so
-    it does not decide a budget.
+    `ratio` is to the untouched model, for a latency, where that runs on the device. `low` and `high`
+    bound the 95 % interval. `unstable`: repeated and never settled, so it does not decide a budget.
+    `calibrated` is false for a prediction that no measurement on the device stands behind.
     """
 
     value: float
@@ -25,6 +26,9 @@ class Measurement:
     n: int = 1
     ratio: float | None = None
     unstable: bool = False
+    low: float | None = None
+    high: float | None = None
+    calibrated: bool = True
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
@@ -36,10 +40,10 @@ class Measurement:
         return self.value * (1 + 2 * self.spread) if self.unstable else self.value
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; `ratio` and `unstable` only for latencies."""
-        plain = asdict(self)
-        if self.ratio is None:
-            del plain["ratio"], plain["unstable"]
+        """Plain JSON; what does not apply is left out."""
+        plain = {key: value for key, value in asdict(self).items() if value is not None}
+        if self.unit != "ms":
+            del plain["unstable"], plain["calibrated"]
         return plain
 
     @staticmethod

@@ -1,6 +1,7 @@
 """YAML -> checked profile, by catalogue name or by path."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -19,21 +20,57 @@ def known() -> tuple[str, ...]:
 def load(name_or_path: str | Path) -> HardwareProfile:
     """The profile of that name, or the one in that file (anything ending in .yaml or .yml).
 
+    A file may say `extends: NAME` (or a path beside it) and then only what differs.
     Raises ProfileError: unknown name, unreadable file, a number without unit or source.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        if str(name_or_path) not in known():
-            raise ProfileError(unknown("profile", name_or_path, known()))
-        path = CATALOG / f"{name_or_path}.yaml"
+    path = _path(name_or_path)
+    try:
+        return HardwareProfile.model_validate(_fields(path))
+    except ValidationError as error:
+        raise ProfileError(f"profile {path}:\n{_lines(error)}") from error
+
+
+def dump(profile: HardwareProfile) -> str:
+    """The profile as YAML that `load` reads back."""
+    return yaml.safe_dump(profile.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
+
+
+def is_path(name_or_path: str | Path) -> bool:
+    return Path(name_or_path).suffix in (".yaml", ".yml")
+
+
+def _path(name_or_path: str | Path) -> Path:
+    if is_path(name_or_path):
+        return Path(name_or_path)
+    if str(name_or_path) not in known():
+        raise ProfileError(unknown("profile", name_or_path, known())
+                           + " (or the path of a .yaml file; `pared profiles` lists them)")
+    return CATALOG / f"{name_or_path}.yaml"
+
+
+def _fields(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys of a file over those of the profile that it extends."""
     try:
         fields = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ProfileError(f"profile {path}: {error}") from error
-    try:
-        return HardwareProfile.model_validate(fields)
-    except ValidationError as error:
-        raise ProfileError(f"profile {path}:\n{_lines(error)}") from error
+    if not isinstance(fields, dict):
+        raise ProfileError(f"profile {path}: expected keys such as name and device, got {fields!r}")
+    base = fields.pop("extends", None)
+    if base is None:
+        return fields
+    if path in seen:
+        raise ProfileError(f"profile {path} extends itself")
+    return _merged(_fields(_path(path.parent / base if is_path(base) else base), (*seen, path)), fields)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Group by group; a group with a unit or a kind is one thing and is replaced as a whole."""
+    whole = {"unit", "kind"}
+    return {**base, **{
+        key: _merged(base[key], value)
+        if isinstance(value, dict) and isinstance(base.get(key), dict) and not whole & value.keys()
+        else value for key, value in over.items()}}
 
 
 def _lines(error: ValidationError) -> str:

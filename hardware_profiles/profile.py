@@ -47,12 +47,16 @@ class Memory(Strict):
 class Calibration(Strict):
     """What a fit to measurements on the device found; written by `calibrate.py`, never by hand.
 
-    `coefficients` are microseconds per unit of the feature of that name; `doubt` the 95 % factor
-    (1.3: the truth lies within prediction / 1.3 .. prediction x 1.3, on models it has not seen).
+    `coefficients` are microseconds per unit of the feature of that name (units in `features.py`),
+    `log_covariance` the lower triangle of the covariance of their logs in that order, and `noise` the sd of the log latency
+    that they leave open. `doubt` is the 95 % factor for models like the measured ones (1.3: the truth
+    lies within prediction / 1.3 .. prediction x 1.3); `predict.py` gives each model its own.
     """
 
     form: str
     coefficients: dict[str, float]
+    log_covariance: tuple[tuple[float, ...], ...] = ()
+    noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     doubt: float = Field(ge=1, allow_inf_nan=False)
     loo_mape: float = Field(ge=0, allow_inf_nan=False)  # leave-one-out, a fraction
     models: int = Field(ge=1)

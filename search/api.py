@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, RunError
+from ..evaluators.devices import device
 from ..evaluators.subjects.find import check, find
-from ..hardware_profiles.load import load
+from ..hardware_profiles.load import dump as profile_text
+from ..hardware_profiles.load import is_path
 from ..spaces import space as spaces
 from ..spaces.subject import Subject
 from . import study as book
@@ -15,8 +17,9 @@ from .candidate import ARTIFACTS
 from .config import RunConfig, build, dump
 from .driver import Driver
 from .journal import NAME, owned
+from .limits import limits
 from .prepare import Prepared, prepare
-from .run import CONFIG, Run, limits
+from .run import CONFIG, Run
 from .status import heartbeat
 from .trial import Bench
 from .workers import Crew, crew
@@ -68,7 +71,7 @@ def resume(
                               "pared.resume(DIR, subject)")
         subject = find(config.model, run.path)
     with owned(run.path):
-        _write_config(run.path, config)
+        keep_config(run.path, config)
         _drive(run.path, config, check(subject), watch)
     return Run(run.path)
 
@@ -92,7 +95,7 @@ def start(
     try:
         (out / ARTIFACTS).mkdir(parents=True, exist_ok=True)
         with owned(out):
-            _write_config(out, _absolute(config, base))
+            keep_config(out, _absolute(config, base))
             _drive(out, config, subject, watch)
     except OSError as error:
         raise RunError(f"cannot write {out}: {error}") from error
@@ -103,7 +106,10 @@ def start(
 
 
 def _drive(out: Path, config: RunConfig, subject: Subject, watch: Watch | None) -> None:
-    profiles = tuple(load(name) for name in config.profiles)
+    profiles = config.searched
+    for profile in profiles:  # told before a cluster starts
+        if profile.backend.kind != "node":
+            device(profile).check()
     cluster = config.cluster
     with crew(cluster.address, cluster.workers, cluster.cpus_per_worker, profiles) as workers:
         store = str((out / ARTIFACTS).resolve())
@@ -139,7 +145,7 @@ def _search(
 
         driver = Driver(study, space, config, bench, workers, watched)
         driver.loop()
-        while missing := [c.sha256 for c in (Run(out).baseline, *Run(out).front()) if c.test is None]:
+        while missing := Run(out).unfinished():
             driver.score_front(missing)  # a figure measured at length may bring another to the front
         beat(driver)
 
@@ -152,7 +158,16 @@ def _absolute(config: RunConfig, base: Path) -> RunConfig:
     return config.model_copy(update={"model": f"{(base / where).resolve()}{colon}{name}"})
 
 
-def _write_config(out: Path, config: RunConfig) -> None:
+def keep_config(out: Path, config: RunConfig) -> None:
+    """Writes run.yaml; keeps profiles that were files, so that what they say later changes nothing."""
+    kept = []
+    for written, machine in zip(config.profiles, config.machines, strict=True):
+        name = f"profiles/{machine.name}.yaml"
+        kept.append(name if is_path(written) else written)
+        if is_path(written) and not (out / name).exists():
+            (out / "profiles").mkdir(exist_ok=True)
+            (out / name).write_text(profile_text(machine))
+    config = config.model_copy(update={"profiles": tuple(kept)})
     partial = out / f".{CONFIG}"
     partial.write_text(dump(config))
     partial.rename(out / CONFIG)

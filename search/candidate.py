@@ -1,9 +1,10 @@
 """A scored model file, as people and programs see it."""
 
 import json
+import math
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ ARTIFACTS = "artifacts"  # folder of a run
 class Candidate:
     """A scored model file. `test` is there for members of the final front.
 
-    `notes` and `profile` are there for a picked one: what to know about the choice, and for which device.
+    `notes` and `profiles` are there for a picked one: what to know about the choice, and for which devices.
+    `absent` says on which profiles it does not run, and why; `shipped` which file runs there instead.
     """
 
     run: Path
@@ -32,7 +34,10 @@ class Candidate:
     size_only: Mapping[str, list[str]]
     test: Measurement | None = None
     test_drop: Drop | None = None
-    profile: str = ""
+    absent: Mapping[str, str] = field(default_factory=dict)
+    shipped: Mapping[str, str] = field(default_factory=dict)
+    remarks: Mapping[str, list[str]] = field(default_factory=dict)
+    profiles: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -40,7 +45,24 @@ class Candidate:
         return self.run / ARTIFACTS / f"{self.sha256}.onnx"
 
     def latency(self, profile: str) -> Measurement:
+        """Raises KeyError where it is `absent`."""
         return self.metrics[f"latency_ms@{profile}"]
+
+    def accuracy(self, profile: str) -> Measurement:
+        """On the validation split, of the file that runs on that profile."""
+        return self.metrics.get(f"accuracy@{profile}", self.metrics["accuracy"])
+
+    def runs_on(self, profiles: Sequence[str]) -> bool:
+        return all(f"latency_ms@{name}" in self.metrics for name in profiles)
+
+    def slowness(self, profiles: Sequence[str]) -> float:
+        """Geometric mean of the latencies in ms: a device's own speed cancels out of comparisons."""
+        return math.prod(self.latency(name).value for name in profiles) ** (1 / len(profiles))
+
+    def lost(self, profiles: Sequence[str]) -> float:
+        """Validation accuracy lost on the worst of these profiles, a fraction."""
+        own = self.metrics["accuracy"].value
+        return self.drop.value + own - min(self.accuracy(name).value for name in profiles)
 
     def export(self, folder: str | Path) -> Path:
         """Copies the file, checked against its sha256, and its card; returns the model's path."""
@@ -49,6 +71,8 @@ class Candidate:
         try:
             target.mkdir(parents=True, exist_ok=True)
             (target / "model.onnx").write_bytes(content)
+            for profile, name in self.shipped.items():
+                shutil.copyfile(self.run / ARTIFACTS / name, target / f"{profile}{Path(name).suffix}")
             card = self.run / ARTIFACTS / f"{self.sha256}.json"
             if card.exists():
                 shutil.copyfile(card, target / "model.json")
@@ -68,6 +92,8 @@ class Candidate:
             "metrics": {name: metric.to_json() for name, metric in self.metrics.items()},
             "drop": asdict(self.drop),
             "size_only": dict(self.size_only),
+            "absent": dict(self.absent),
+            "shipped": {name: f"{ARTIFACTS}/{file}" for name, file in self.shipped.items()},
         }
         if self.test and self.test_drop:
             point["test"] = {"accuracy": self.test.to_json(), "drop": asdict(self.test_drop)}

@@ -18,6 +18,8 @@ app = typer.Typer(
 )
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="JSON alone on stdout.")]
+Accept = Annotated[bool, typer.Option(
+    "--accept-uncalibrated", help="Allow a budget in ms on predicted, uncalibrated latencies.")]
 Trials = Annotated[int | None, typer.Option(help="Candidates to score, refuse or fail.", min=1)]
 Timeout = Annotated[str | None, typer.Option(help="No new candidate after this: 90s, 10m, 1.5h.")]
 Workers = Annotated[int | None, typer.Option(help="Candidates at a time.", min=1)]
@@ -66,6 +68,7 @@ def search(
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     address: Address = None,
     workers: Workers = None,
+    accept_uncalibrated: Accept = False,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c",
                                                    help="Any key of the run file.")] = None,
     json_: Json = False,
@@ -73,7 +76,8 @@ def search(
     """Search the space of a run file and print the front."""
     config = _room("config")
     changed = {"search.trials": trials, "search.timeout": timeout, "search.seed": seed,
-               "cluster.address": address, "cluster.workers": workers}
+               "cluster.address": address, "cluster.workers": workers,
+               "accept_uncalibrated": accept_uncalibrated or None}
     changed |= dict(config.override(text) for text in set_ or [])
     read = config.read(run_file, changed)
     _finish(_start(read, out or Path("runs") / run_file.stem, run_file.parent), json_)
@@ -101,25 +105,30 @@ def status(folder: Folder, json_: Json = False) -> None:
 def front(folder: Folder, json_: Json = False) -> None:
     """The Pareto set within the budgets."""
     run = _run(folder)
-    _out(_front(run) if json_ else None, json_, lambda: _room("console").front_table(run))
+    if json_:
+        print(json.dumps(_front(run), indent=1))
+    else:
+        _show_fronts(run)
 
 
 @app.command()
 def pick(
     folder: Folder,
-    profile: Annotated[str | None, typer.Option(help="Device to be fast on.")] = None,
+    profile: Annotated[str | None, typer.Option(
+        help="Device to be fast on.  [default: all of the run, one model]")] = None,
     latency: Annotated[str | None, typer.Option(help="2ms, 50% or 3x.")] = None,
     size: Annotated[str | None, typer.Option(help="100kB, 25% or 4x.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="0.01 is one point.")] = None,
     trial: Annotated[int | None, typer.Option(help="This very candidate.")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Copy model and card here.")] = None,
+    accept_uncalibrated: Accept = False,
     json_: Json = False,
 ) -> None:
     """The fastest model within the budgets; -o copies it."""
     run = _run(folder)
-    chosen = run.pick(profile, latency, size, max_drop, trial)
+    chosen = run.pick(profile, latency, size, max_drop, trial, accept_uncalibrated)
     exported = chosen.export(out) if out else None
-    point = {**chosen.to_json(), "profile": chosen.profile, "notes": list(chosen.notes),
+    point = {**chosen.to_json(), "profile": ", ".join(chosen.profiles), "notes": list(chosen.notes),
              "exported": str(exported) if exported else None}
     told = [f"exported to {exported}"] if exported else []
     _out(point, json_, lambda: "\n".join(_room("console").picked_lines(chosen) + told))
@@ -155,8 +164,38 @@ def profiles(
         _out(found, json_, lambda: json.dumps(found, indent=2))
     else:
         rows = [load.load(known) for known in load.known()]
-        _out([{"name": p.name, "title": p.title, "kind": p.kind, "evidence": p.evidence} for p in rows],
-             json_, lambda: "\n".join(f"{p.name:16} {p.evidence:10} {p.title}" for p in rows))
+        _out([{"name": p.name, "title": p.title, "kind": p.kind, "evidence": p.evidence,
+               "calibrated": p.calibrated} for p in rows],
+             json_, lambda: _room("console").profiles_table(rows))
+
+
+@app.command("import")
+def import_(
+    folder: Folder,
+    results: Annotated[Path, typer.Argument(metavar="RESULTS.csv", show_default=False)],
+    profile: Annotated[str, typer.Option(help="What was measured.", show_default=False)],
+    json_: Json = False,
+) -> None:
+    """Add latencies measured elsewhere (sha256, latency_ms[, energy_uj, ram_kb]) to a run."""
+    run = _room("measurements").add(folder, results, profile)
+    _out(_front(run), json_, lambda: _room("console").front_tables(run)[-1])
+
+
+@app.command("profile-device")
+def profile_device(
+    profile: Annotated[str, typer.Argument(metavar="PROFILE", show_default=False)],
+    model: Annotated[str | None, typer.Option(help="module:object or ./file.py:object: calibrate on "
+                                                   "variants of your own model.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="[default: NAME-calibrated.yaml]")] = None,
+    export: Annotated[Path | None, typer.Option(
+        help="Only write the files to measure here, for a device without a runner.")] = None,
+    results: Annotated[Path | None, typer.Option(
+        help="Measurements of those files: sha256, latency_ms.")] = None,
+    json_: Json = False,
+) -> None:
+    """Measure a device, fit its profile, and say how far predictions are off."""
+    made = _room("calibration").profile_device(profile, model, out, export, results, _stderr())
+    _out(made.plain, json_, lambda: _room("calibration").table(made))
 
 
 @app.command()
@@ -198,7 +237,8 @@ def _finish(run: Any, json_: bool) -> None:
     if json_:
         _out(_front(run), True, str)
     else:
-        for part in (console.front_table(run), *(console.picked_lines(chosen) if chosen else ())):
+        _show_fronts(run)
+        for part in console.picked_lines(chosen) if chosen else ():
             _stdout().print(part)
         _stdout().print(f"report: {page}\nnext:   pared pick {run.path} --max-drop 0.01 -o shipped",
                         highlight=False, soft_wrap=True)
@@ -206,9 +246,18 @@ def _finish(run: Any, json_: bool) -> None:
         raise miss
 
 
+def _show_fronts(run: Any) -> None:
+    console = _room("console")
+    for part in (*console.front_tables(run), console.best_line(run)):
+        if part:
+            _stdout().print(part, highlight=False)
+
+
 def _front(run: Any) -> dict[str, Any]:
     return {"run": str(run.path), "baseline": run.baseline.to_json(),
             "points": [candidate.to_json() for candidate in run.front()],
+            "fronts": {name: [c.trial for c in run.front(name)] for name in run.config.names},
+            "best_for_all": best.trial if (best := run.best_for_all()) else None,
             "counts": asdict(run.counts())}
 
 

@@ -3,14 +3,24 @@
 import json
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from ..errors import BudgetError, ConfigError, unknown
-from ..hardware_profiles.load import load
+from ..hardware_profiles.load import is_path, load
+from ..hardware_profiles.profile import HardwareProfile
 from .budget import parse
 
 Objective = Literal["accuracy", "latency", "size"]
@@ -56,7 +66,8 @@ class ProfileBudget(_Strict):
     """Limits on one device."""
 
     latency: Latency | None = Field(None, description="2ms, 50% of the untouched model, or 3x faster")
-    memory: Memory | None = Field(None, description="peak of the activations: 256kB, 50%, 2x")
+    memory: Memory | None = Field(
+        None, description="RAM: activations, and weights that are not run from flash: 256kB, 50%, 2x")
 
 
 class Budgets(BaseModel):
@@ -97,19 +108,59 @@ class RunConfig(_Strict):
     """A search: a model, the machines it is for, what they allow, and the space to look in."""
 
     model: str = Field(description="the subject, as module:object or ./file.py:object")
-    profiles: tuple[Annotated[str, AfterValidator(_profile)], ...] = Field(("host-cpu",), min_length=1)
+    profiles: tuple[Annotated[str, AfterValidator(_profile)], ...] = Field(
+        ("host-cpu",), min_length=1, description="names of `pared profiles`, or paths of .yaml files")
     budgets: Budgets = Budgets()
     max_accuracy_drop: float | None = Field(None, ge=0, le=1, description="0.01 is one point")
+    accept_uncalibrated: bool = Field(
+        False, description="allow a latency in ms as budget where latencies are predicted and uncalibrated")
     objectives: tuple[Objective, ...] = Field(("accuracy", "latency", "size"), min_length=1)
     space: dict[str, bool | dict[str, Any]] = Field(
         {}, description="technique: false, or its knobs narrowed to [low, high] or a list of options")
     search: SearchSettings = SearchSettings()
     cluster: ClusterSettings = ClusterSettings()
 
-    def model_post_init(self, _: Any) -> None:
-        for name in self.budgets.profiles:
-            if name not in self.profiles:
-                raise ValueError("budgets: " + unknown("profile", name, self.profiles))
+    @cached_property
+    def machines(self) -> tuple[HardwareProfile, ...]:
+        """The profiles, loaded."""
+        return tuple(load(name) for name in self.profiles)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The profiles' own names, which metrics and budgets go by."""
+        return tuple(machine.name for machine in self.machines)
+
+    @property
+    def searched(self) -> tuple[HardwareProfile, ...]:
+        """Those that have a figure for any file; a table of measurements joins a run after its search."""
+        return tuple(machine for machine in self.machines if machine.backend.kind != "table")
+
+    def machine(self, name: str) -> HardwareProfile:
+        return self.machines[self.names.index(name)]
+
+    @model_validator(mode="after")
+    def _budgets_can_be_judged(self) -> Self:
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"profiles: each needs a name of its own, got {', '.join(self.names)}")
+        for name, budget in self.budgets.profiles.items():
+            if name not in self.names:
+                raise ValueError("budgets: " + unknown("profile", name, self.names))
+            if budget.latency is not None and not self.accept_uncalibrated:
+                check_trusted(self.machine(name), budget.latency)
+        return self
+
+
+def check_trusted(machine: HardwareProfile, latency: str | float) -> None:
+    """An absolute latency is no budget for a prediction that nothing was measured for.
+
+    Raises ConfigError. Predictions of an uncalibrated profile rank well and are off by up to 3x.
+    """
+    if machine.calibrated or parse(latency, "latency").relative:
+        return
+    raise ConfigError(
+        f"latency budget {latency!r} on {machine.name}: its latencies are predicted and uncalibrated, good "
+        f"for ranking only. Measure it (`pared profile-device {machine.name}`), write the budget relative "
+        "to the untouched model (50% or 3x), or say --accept-uncalibrated (accept_uncalibrated: true)")
 
 
 def read(path: Path, overrides: Mapping[str, object] | None = None) -> RunConfig:
@@ -123,14 +174,18 @@ def read(path: Path, overrides: Mapping[str, object] | None = None) -> RunConfig
         raise ConfigError(f"run file {path}: {error}") from error
     if not isinstance(fields, dict):
         raise ConfigError(f"run file {path}: expected keys such as model and budgets, got {fields!r}")
-    return build(fields, overrides or {}, str(path))
+    return build(fields, overrides or {}, str(path), path.parent)
 
 
-def build(fields: dict[str, Any], overrides: Mapping[str, object], where: str) -> RunConfig:
-    """The checked config of plain values. Raises ConfigError."""
+def build(
+    fields: dict[str, Any], overrides: Mapping[str, object], where: str, base: Path | None = None
+) -> RunConfig:
+    """The checked config of plain values; profile files are relative to `base`. Raises ConfigError."""
     for dotted, value in overrides.items():
         if value is not None:
             _set(fields, dotted, value)
+    if isinstance(named := fields.get("profiles"), list):
+        fields["profiles"] = [_absolute(name, base or Path.cwd()) for name in named]
     try:
         return RunConfig.model_validate(fields)
     except ValidationError as error:
@@ -156,6 +211,10 @@ def dump(config: RunConfig) -> str:
 def schema() -> str:
     """The JSON schema of a run file, for editors; shipped as `run.schema.json`."""
     return json.dumps(RunConfig.model_json_schema(), indent=1) + "\n"
+
+
+def _absolute(name: object, base: Path) -> object:
+    return str((base / name).resolve()) if isinstance(name, str) and is_path(name) else name
 
 
 def _set(fields: dict[str, Any], dotted: str, value: object) -> None:

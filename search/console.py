@@ -11,8 +11,10 @@ from rich.table import Table
 
 from ..evaluators.accuracy import Drop
 from ..evaluators.measurement import Measurement
+from ..hardware_profiles.profile import HardwareProfile
 from .candidate import Candidate
 from .driver import Driver
+from .labels import between, label, speed
 from .run import Run
 from .verify import Check
 
@@ -42,31 +44,28 @@ def line(driver: Driver, run: Run) -> str:
             f"{rate * 3600:.0f} an hour, about {left} left")
 
 
-def front_table(run: Run) -> Table:
-    """The Pareto set, fastest first, the untouched model beside it."""
-    table = Table(title=f"Pareto set of {run.path}", title_justify="left")
-    for name, justify in (("trial", "right"), ("recipe", "left"), ("validation", "right"),
-                          ("points lost, 95 %", "right"), ("test", "right")):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for profile in run.config.profiles:
-        evidence = run.baseline.latency(profile).evidence
-        table.add_column(f"ms {profile}\n({evidence})", justify="right")
-        table.add_column("speed-up", justify="right")
-    table.add_column("kB", justify="right")
-    shown = run.front()
-    for candidate in shown if run.baseline in shown else [*shown, run.baseline]:
-        table.add_row(*_row(run, candidate), style=None if candidate.recipe.steps else "dim")
-    return table
+def front_tables(run: Run) -> list[Table]:
+    """The Pareto set of every profile, fastest first, the untouched model beside it."""
+    return [_front(run, profile) for profile in run.config.names]
+
+
+def best_line(run: Run) -> str:
+    """The best single model, where there are several profiles."""
+    if len(run.config.searched) == 1:
+        return ""
+    best = run.best_for_all()
+    if best is None:
+        return "best single model for all profiles: none meets every budget"
+    times = ", ".join(f"{best.latency(name).value:.3g} ms on {name}" for name in best.profiles)
+    return f"best single model for all profiles: [bold]trial {best.trial}[/] ({best.recipe.label}): {times}"
 
 
 def picked_lines(chosen: Candidate) -> list[str]:
     """The choice in words, with what the user should know."""
-    latency = chosen.latency(chosen.profile)
-    lines = [f"[bold]picked trial {chosen.trial}[/]: {chosen.recipe.label}",
-             f"  {latency.value:.4g} ms on {chosen.profile} ({latency.evidence}), "
-             f"{1 / (latency.ratio or 1):.2f}x the speed of the untouched model; "
-             f"{chosen.metrics['size_bytes'].value / 1e3:.0f} kB",
-             f"  lost on validation: {_points(chosen.drop)}"]
+    lines = [f"[bold]picked trial {chosen.trial}[/]: {chosen.recipe.label}, "
+             f"{chosen.metrics['size_bytes'].value / 1e3:.0f} kB"]
+    lines += [_figures(chosen, name) for name in chosen.profiles if name not in chosen.absent]
+    lines.append(f"  lost on validation: {_points(chosen.drop)}")
     if chosen.test_drop:
         lines.append(f"  lost on test:       {_points(chosen.test_drop)}")
     return [*lines, *(f"  [yellow]note:[/] {note}" for note in chosen.notes)]
@@ -84,6 +83,15 @@ def verify_table(checks: list[Check]) -> Table:
     return table
 
 
+def profiles_table(profiles: list[HardwareProfile]) -> Table:
+    table = Table(title="hardware profiles", title_justify="left")
+    for name in ("name", "kind", "latencies are", "precisions", "exploits", "what it is"):
+        table.add_column(name, overflow="fold")
+    for p in sorted(profiles, key=lambda p: (p.kind, p.name)):
+        table.add_row(p.name, p.kind, label(p), " ".join(p.precisions), " ".join(p.exploits), p.title)
+    return table
+
+
 def status_lines(found: dict[str, Any]) -> list[str]:
     counts, driver = found["counts"], found["driver"]
     lines = [f"{found['run']}: " + (f"driver alive, pid {driver['pid']}" if driver["alive"]
@@ -98,14 +106,48 @@ def status_lines(found: dict[str, Any]) -> list[str]:
                     f"(pid {r['pid']}), {r['recipe']}" for r in found["running"]]
 
 
-def _row(run: Run, candidate: Candidate) -> list[str]:
+def _front(run: Run, profile: str) -> Table:
+    table = Table(title=f"Pareto set of {run.path} on {profile}", title_justify="left")
+    evidence = label(run.config.machine(profile))
+    energy = f"energy_mj@{profile}"
+    shown = run.front(profile)
+    shown = shown if run.baseline in shown else [*shown, run.baseline]
+    powers = sorted({c.metrics[energy].evidence for c in shown if energy in c.metrics})
+    for name in ("trial", "recipe", "validation", "points lost, 95 %", "test", f"ms ({evidence})",
+                 "95 % interval", "speed-up", "kB", *(f"mJ ({kind})" for kind in powers)):
+        table.add_column(name, justify="left" if name == "recipe" else "right", overflow="fold")
+    for candidate in shown:
+        row = _row(candidate, profile)
+        row += [_energy(candidate.metrics.get(energy), kind) for kind in powers]
+        table.add_row(*row, style=None if candidate.recipe.steps else "dim")
+    return table
+
+
+def _row(candidate: Candidate, profile: str) -> list[str]:
     test = f"{candidate.test.value:.4f}" if candidate.test else "-"
-    row = [str(candidate.trial), candidate.recipe.label, f"{candidate.metrics['accuracy'].value:.4f}",
-           _interval(candidate.drop) if candidate.recipe.steps else "-", test]
-    for profile in run.config.profiles:
-        latency = candidate.latency(profile)
-        row += [f"{latency.value:.4g}" + ("?" if latency.unstable else ""), _speed(latency)]
-    return [*row, f"{candidate.metrics['size_bytes'].value / 1e3:.0f}"]
+    return [str(candidate.trial), candidate.recipe.label, f"{candidate.accuracy(profile).value:.4f}",
+            _interval(candidate.drop) if candidate.recipe.steps else "-", test,
+            *_times(candidate, profile), f"{candidate.metrics['size_bytes'].value / 1e3:.0f}"]
+
+
+def _energy(metric: Measurement | None, kind: str) -> str:
+    return f"{metric.value:.3g}" if metric and metric.evidence == kind else "-"
+
+
+def _times(candidate: Candidate, profile: str) -> list[str]:
+    if profile in candidate.absent:
+        return ["does not run", "-", "-"]
+    latency = candidate.latency(profile)
+    return [f"{latency.value:.4g}" + ("?" if latency.unstable else ""), between(latency), speed(latency)]
+
+
+def _figures(chosen: Candidate, profile: str) -> str:
+    latency = chosen.latency(profile)
+    faster = f"; {speed(latency)} the speed of the untouched model" if latency.ratio else ""
+    energy = chosen.metrics.get(f"energy_mj@{profile}")
+    power = f"; {energy.value:.3g} mJ ({energy.evidence})" if energy else ""
+    file = f"; file {chosen.shipped[profile]}" if profile in chosen.shipped else ""
+    return f"  {latency.value:.4g} ms on {profile} ({latency.evidence}){faster}{power}{file}"
 
 
 def _best(run: Run) -> str:
@@ -113,11 +155,7 @@ def _best(run: Run) -> str:
         found = run.pick()
     except Exception:  # nothing fits yet, or nothing is scored yet
         return "none yet"
-    return f"{_speed(found.latency(run.config.profiles[0]))} at {found.drop.value * 100:+.1f} points lost"
-
-
-def _speed(latency: Measurement) -> str:
-    return f"{1 / latency.ratio:.2f}x" if latency.ratio else "-"
+    return f"{speed(found.latency(found.profiles[0]))} at {found.drop.value * 100:+.1f} points lost"
 
 
 def _interval(drop: Drop) -> str:

@@ -19,8 +19,9 @@ from ..spaces.recipe import Recipe, from_json
 from ..spaces.space import Space, Values
 from . import study as book
 from .config import RunConfig
+from .records import Job, Outcome
 from .suggest import suggest
-from .trial import Bench, Job, Outcome, final_score, run
+from .trial import Bench, final_score, run
 from .workers import Crew, Fault, Kind
 
 TICK_S = 0.5

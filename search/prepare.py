@@ -9,32 +9,22 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from ..errors import ExportError, GateError, RunError, SubjectError
+from ..errors import CandidateError, ExportError, GateError, RunError, SubjectError
 from ..evaluators import accuracy
 from ..evaluators.artifact import Store
 from ..evaluators.export import export
 from ..evaluators.lane import Lane
 from ..evaluators.latency import THOROUGH
 from ..evaluators.runtimes import runtime
-from ..hardware_profiles.graph import activation_peak_bytes
+from ..hardware_profiles.liveness import activation_peak_bytes
 from ..hardware_profiles.profile import HardwareProfile
 from ..spaces.passes import Scope
 from ..spaces.subject import Array, Subject, example_inputs
 from ..spaces.survey import survey
-from .trial import Measure, Report
+from .cost import Measure
+from .records import Report, Untouched
 
 SAME = 1e-4  # of the largest output: above it, the model is not the one the run started with
-
-
-@dataclass(frozen=True)
-class Untouched:
-    """The figures of the untouched model that a run keeps for good."""
-
-    sha256: str
-    size_bytes: int
-    accuracy: float  # on the validation split
-    latency_ms: Mapping[str, float]  # by profile
-    memory_bytes: int
 
 
 @dataclass(frozen=True)
@@ -95,10 +85,16 @@ def _figures(
     inputs: tuple[Array, ...],
     measure: Measure,
 ) -> Untouched:
-    latencies = {p.name: measure(p.name, file, file, inputs, THOROUGH).reference_ms for p in profiles}
+    """A device that cannot run the untouched model (float, on an int8-only one) has a reason instead."""
+    latencies, absent = {}, {}
+    for profile in profiles:
+        try:
+            latencies[profile.name] = measure(profile.name, file, file, inputs, THOROUGH).latency_ms
+        except CandidateError as error:
+            absent[profile.name] = str(error)
     artifact = store.put(file)
     return Untouched(artifact.sha256, artifact.size_bytes, float(scores.mean()), latencies,
-                     activation_peak_bytes(file))
+                     activation_peak_bytes(file), absent)
 
 
 def _check_same_model(subject: Subject, stored: Array, inputs: tuple[Array, ...]) -> None:

@@ -1,6 +1,5 @@
 """A finished or running search, read from its directory: front, pick, export, verify."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,17 +9,22 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import BudgetError, ConfigError, RunError, unknown
 from ..evaluators.accuracy import Drop
+from ..evaluators.artifact import Store
+from ..evaluators.devices import Reading, device
 from ..evaluators.measurement import Measurement
 from ..evaluators.subjects.find import find
-from ..hardware_profiles.load import load
 from ..spaces.recipe import from_json
 from ..spaces.subject import Subject
 from . import study as book
 from .budget import broken, parse
-from .candidate import Candidate
-from .config import RunConfig, read
+from .candidate import ARTIFACTS, Candidate
+from .choice import miss, noted
+from .config import RunConfig, check_trusted, read
+from .cost import Cost, cost
 from .front import non_dominated
-from .prepare import Untouched
+from .labels import label
+from .limits import latency_limit, limits, on_profile
+from .records import Untouched
 from .report.page import write as write_report
 from .report.story import Ended, Story
 from .verify import Check, verify
@@ -86,20 +90,31 @@ class Run:
         return limits(self.config, self.untouched)
 
     def front(self, profile: str | None = None) -> list[Candidate]:
-        """Non-dominated candidates within the budgets, fastest first (`profile`: on that one alone)."""
-        profiles = [self._profile(profile)] if profile else list(self.config.profiles)
-        latencies = [f"latency_ms@{name}" for name in profiles]
-        allowed = {name: limit for name, limit in self.limits.items()
-                   if "@" not in name or name.partition("@")[2] in profiles}
+        """Non-dominated candidates within the budgets of one profile, fastest first.
+
+        Without `profile`: the members of every profile's front, in the order of the profiles.
+        """
+        if profile is None:
+            members = [c for name in self.config.names for c in self.front(name)]
+            return list({c.trial: c for c in members}.values())
+        latency = f"latency_ms@{self._profile(profile)}"
+        allowed = on_profile(self.limits, [profile])
 
         def losses(candidate: Candidate) -> tuple[float, ...]:
-            values = {"accuracy": [-candidate.metrics["accuracy"].value],
-                      "size": [candidate.metrics["size_bytes"].value],
-                      "latency": [candidate.metrics[name].value for name in latencies]}
-            return tuple(v for name in self.config.objectives for v in values[name])
+            values = {"accuracy": -candidate.accuracy(profile).value,
+                      "size": candidate.metrics["size_bytes"].value,
+                      "latency": candidate.metrics[latency].value}
+            return tuple(values[name] for name in self.config.objectives)
 
-        within = [c for c in self.candidates if not broken(allowed, c.metrics)]
-        return sorted(non_dominated(within, losses), key=lambda c: c.metrics[latencies[0]].value)
+        within = [c for c in self.candidates if latency in c.metrics and not broken(allowed, c.metrics)]
+        return sorted(non_dominated(within, losses), key=lambda c: c.metrics[latency].value)
+
+    def best_for_all(self) -> Candidate | None:
+        """The best single model for all profiles within all budgets; None when there is none."""
+        try:
+            return self.pick()
+        except (BudgetError, RunError):
+            return None
 
     def pick(
         self,
@@ -108,39 +123,58 @@ class Run:
         size: str | float | None = None,
         max_drop: float | None = None,
         trial: int | None = None,
+        accept_uncalibrated: bool = False,
     ) -> Candidate:
         """The fastest candidate within the run's budgets and those given here, or that very trial.
 
-        What the user should know of the choice is in its `notes`.
+        Without `profile`, the best single model for all profiles of the run: it runs on each, meets
+        every budget, and has the least geometric mean of its latencies. What the user should know of
+        the choice is in its `notes`.
 
-        Raises BudgetError when nothing meets them: says the nearest that was found, and how far off.
+        Raises BudgetError when nothing meets the budgets: says the nearest that was found, and how far
+        off. Raises ConfigError for a latency in ms on an uncalibrated profile, unless accepted.
         """
-        name = self._profile(profile or self.config.profiles[0])
-        if trial is not None:
-            return self._trial(trial, name, max_drop)
-        allowed = dict(self.limits)
-        if latency is not None:
-            untouched_ms = self.untouched.latency_ms[name]
-            allowed[f"latency_ms@{name}"] = parse(latency, "latency").resolved(untouched_ms)
-        if size is not None:
-            allowed["size_bytes"] = parse(size, "size").resolved(self.untouched.size_bytes)
+        names = [self._profile(profile)] if profile else [m.name for m in self.config.searched]
         drop = self.config.max_accuracy_drop if max_drop is None else max_drop
         if drop is not None and not 0 <= drop <= 1:
             raise ConfigError(f"--max-drop {drop}: a fraction between 0 and 1; 0.01 is one point")
+        if trial is not None:
+            return noted(self._trial(trial), names, drop)
+        allowed = self._allowed(names, latency, size, accept_uncalibrated)
         if not self.candidates:
             raise RunError(f"{self.path} has no scored candidate to pick from")
-        fit = [c for c in self.candidates if not broken(allowed, c.metrics)
-               and (drop is None or c.drop.value <= drop)]
+        fit = [c for c in self.candidates if c.runs_on(names) and not broken(allowed, c.metrics)
+               and (drop is None or c.lost(names) <= drop)]
         if not fit:
-            raise BudgetError(self._miss(name, allowed, drop))
-        best = min(fit, key=lambda c: (c.latency(name).value, c.metrics["size_bytes"].value))
-        return replace(best, profile=name, notes=tuple(_notes(best, name, drop)))
+            raise BudgetError(miss(self.candidates, names, allowed, drop))
+        return noted(min(fit, key=lambda c: (c.slowness(names), c.metrics["size_bytes"].value)), names, drop)
+
+    def _allowed(
+        self, names: list[str], latency: str | float | None, size: str | float | None, accept: bool
+    ) -> dict[str, float]:
+        """The run's limits on these profiles, and the tighter or looser ones given here."""
+        allowed = on_profile(self.limits, names)
+        if latency is not None:
+            if len(names) > 1:
+                raise ConfigError(f"--latency {latency}: say on which profile with --profile; "
+                                  f"this run has {', '.join(names)}")
+            if not (accept or self.config.accept_uncalibrated):
+                check_trusted(self.config.machine(names[0]), latency)
+            allowed[f"latency_ms@{names[0]}"] = latency_limit(latency, names[0], self.untouched)
+        if size is not None:
+            allowed["size_bytes"] = parse(size, "size").resolved(self.untouched.size_bytes)
+        return allowed
 
     def is_over(self, trials: int) -> bool:
         """Whether nothing is left to do: `trials` have ended, and the front had its final scoring."""
         counts = self.counts()
-        return (counts.asked >= trials and not counts.running
-                and all(c.test is not None for c in (self.baseline, *self.front())))
+        return counts.asked >= trials and not counts.running and not self.unfinished()
+
+    def unfinished(self) -> list[str]:
+        """sha256 of what the user will look at and that had no final scoring yet."""
+        best = self.best_for_all()
+        shown = (self.baseline, *self.front(), *([best] if best else []))
+        return list(dict.fromkeys(c.sha256 for c in shown if c.test is None))
 
     def counts(self) -> Counts:
         states = [t.state for t in self.trials]
@@ -154,22 +188,40 @@ class Run:
         metrics = {n: Measurement.from_json(m) for n, m in outcome["metrics"].items()}
         again = {n: Measurement.from_json(m) for n, m in final["metrics"].items()}
         test = again.pop("accuracy", None)
+        tabled = self._tabled(outcome["sha256"])
         return Candidate(
             run=self.path,
             trial=trial.number,
             recipe=from_json(trial.user_attrs[book.RECIPE]),
             sha256=outcome["sha256"],
-            metrics={**metrics, **again},
+            metrics={**metrics, **again, **tabled.metrics},
             drop=Drop(**outcome["drop"]),
             size_only=outcome["size_only"],
+            absent={**outcome.get("absent", {}), **tabled.absent},
+            shipped=outcome.get("shipped", {}),
+            remarks=outcome.get("remarks", {}),
             test=test,
             test_drop=Drop(**final["drop"]) if test else None,
         )
 
-    def _trial(self, trial: int, profile: str, drop: float | None) -> Candidate:
+    def _tabled(self, digest: str) -> Cost:
+        """What tables of measurements say of a file: they may have come after the search."""
+        store = Store(str(self.path / ARTIFACTS))
+        machines = tuple(m for m in self.config.machines if m.backend.kind == "table")
+        if not machines:
+            return Cost({}, {}, {})
+        untouched = store.get(self.untouched.sha256)
+
+        def measure(profile: str, *what: Any) -> Reading:
+            return device(self.config.machine(profile)).read(*what)
+
+        found = cost(store.get(digest), untouched, {}, machines, (), measure, ())
+        return replace(found, metrics={n: m for n, m in found.metrics.items() if "@" in n})
+
+    def _trial(self, trial: int) -> Candidate:
         for candidate in self.candidates:
             if candidate.trial == trial:
-                return replace(candidate, profile=profile, notes=tuple(_notes(candidate, profile, drop)))
+                return candidate
         raise ConfigError(unknown("scored trial", trial, (str(c.trial) for c in self.candidates)))
 
     def report(self, path: str | Path | None = None) -> Path:
@@ -181,8 +233,8 @@ class Run:
     def verify(self, subject: Subject | None = None) -> list[Check]:
         """Scores every file of the front again: sha256, accuracy, latency ratio within 10 %."""
         subject = subject or find(self.config.model, self.path)
-        profile = load(self.config.profiles[0])
-        return [verify(candidate, self.untouched.sha256, subject, profile) for candidate in self.front()]
+        return [verify(candidate, self.untouched.sha256, subject, self.config.machines)
+                for candidate in self.front()]
 
     def story(self) -> Story:
         """Everything the report shows, as plain data."""
@@ -194,59 +246,13 @@ class Run:
                        t.user_attrs[book.OUTCOME]["reason"], by_trial.get(t.number))
                  for t in self.trials if book.ENDED in t.user_attrs]
         return Story(
-            path=str(self.path), profiles=self.config.profiles, limits=self.limits,
+            path=str(self.path), profiles=self.config.names,
+            labels={machine.name: label(machine) for machine in self.config.machines}, limits=self.limits,
             max_drop=self.config.max_accuracy_drop, untouched=self.baseline, ended=ended,
-            fronts={name: self.front(name) for name in self.config.profiles},
-            trained=self.counts().trained)
+            fronts={name: self.front(name) for name in self.config.names},
+            best_for_all=self.best_for_all(), trained=self.counts().trained)
 
     def _profile(self, name: str) -> str:
-        if name not in self.config.profiles:
-            raise ConfigError(unknown("profile of this run", name, self.config.profiles))
+        if name not in self.config.names:
+            raise ConfigError(unknown("profile of this run", name, self.config.names))
         return name
-
-    def _miss(self, profile: str, allowed: Mapping[str, float], drop: float | None) -> str:
-        accurate = [c for c in self.candidates if drop is None or c.drop.value <= drop]
-        if not accurate:
-            best = min(self.candidates, key=lambda c: c.drop.value)
-            return (f"nothing loses at most {drop:.4g}; the least lost is {best.drop.value:.4f} "
-                    f"(trial {best.trial}, {best.recipe.label})")
-        near = min(accurate, key=lambda c: max(broken(allowed, c.metrics).values(), default=0))
-        parts = [f"{name} {near.metrics[name].value:.4g} against {allowed[name]:.4g} "
-                 f"{near.metrics[name].unit}, {1 + share:.2f}x over"
-                 for name, share in broken(allowed, near.metrics).items()]
-        fastest = min(accurate, key=lambda c: c.latency(profile).value)
-        told = f" and a drop of at most {drop:.4g}" if drop is not None else ""
-        return (f"nothing meets the budget{told}; the nearest is trial {near.trial} "
-                f"({near.recipe.label}): {'; '.join(parts)}. The fastest found takes "
-                f"{fastest.latency(profile).value:.4g} ms on {profile} (trial {fastest.trial}). "
-                "Relax the budget, or search longer with `pared resume DIR --trials N`")
-
-
-def limits(config: RunConfig, untouched: Untouched) -> dict[str, float]:
-    """Metric -> upper limit in its unit, for every budget of the run file."""
-    found = {}
-    if config.budgets.size is not None:
-        found["size_bytes"] = parse(config.budgets.size, "size").resolved(untouched.size_bytes)
-    for name, budget in config.budgets.profiles.items():
-        if budget.latency is not None:
-            limit = parse(budget.latency, "latency").resolved(untouched.latency_ms[name])
-            found[f"latency_ms@{name}"] = limit
-        if budget.memory is not None:
-            limit = parse(budget.memory, "memory").resolved(untouched.memory_bytes)
-            found["memory_bytes"] = min(limit, found.get("memory_bytes", limit))
-    return found
-
-
-def _notes(best: Candidate, profile: str, drop: float | None) -> list[str]:
-    notes = []
-    if drop is not None and best.recipe.steps and not best.drop.supports(drop):
-        notes.append(
-            f"n = {best.drop.n} is too small to support a loss of at most {drop:.4g}: measured "
-            f"{best.drop.value:+.4f}, 95 % interval {best.drop.low:+.4f} to {best.drop.high:+.4f}")
-    if best.latency(profile).unstable:
-        notes.append(f"the latency on {profile} never settled; measure it again on a quiet machine")
-    if techniques := best.size_only.get(profile):
-        notes.append(f"{', '.join(techniques)}: size only on {profile}, no speed is to be expected")
-    if best.recipe.steps and (best.latency(profile).ratio or 0) > 1:
-        notes.append(f"slower than the untouched model on {profile}")
-    return notes

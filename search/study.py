@@ -14,11 +14,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import RunError
-from ..evaluators.measurement import Measurement
 from .config import RunConfig
 from .journal import NAME, SingleWriterJournal
-from .prepare import Untouched
-from .trial import Outcome
+from .records import Outcome, Untouched
 
 STUDY = "pared"
 # User attributes of a trial.
@@ -38,7 +36,7 @@ def objectives(config: RunConfig) -> list[tuple[str, str]]:
         elif name == "size":
             found.append(("size_bytes", "minimize"))
         else:
-            found += [(f"latency_ms@{profile}", "minimize") for profile in config.profiles]
+            found += [(f"latency_ms@{machine.name}", "minimize") for machine in config.searched]
     return found
 
 
@@ -86,8 +84,18 @@ def tell(study: optuna.Study, trial: optuna.Trial, outcome: Outcome, names: list
     if outcome.state == "refused":
         study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
         return
-    metrics = {n: Measurement.from_json(m) for n, m in outcome.metrics.items()}
-    study.tell(trial, [metrics[name].value for name in names], skip_if_finished=True)
+    values = [outcome.metrics[name]["value"] if name in outcome.metrics else _worst(study, i)
+              for i, name in enumerate(names)]
+    study.tell(trial, values, skip_if_finished=True)
+
+
+def _worst(study: optuna.Study, objective: int) -> float:
+    """Stands for the latency of a file that a device does not run: worse than all, yet finite.
+
+    An infinite value would end the sampler's comparison by hypervolume.
+    """
+    told = [t.values[objective] for t in study.get_trials(deepcopy=False) if t.values]
+    return 2 * max(told, default=1.0)
 
 
 def put_aside(study: optuna.Study, trial: optuna.Trial, original: int) -> None:

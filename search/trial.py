@@ -1,43 +1,42 @@
 """One trial, from recipe to measurements. Plain functions: no Ray, no Optuna.
 
-The cost of the finished graph is measured before anything is trained; what breaks a budget stops
-there.
+The cost of the finished graph is known before anything is trained; what breaks a budget stops there.
 """
 
 import os
 import socket
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 
-from ..errors import CandidateError, RunError
+from ..errors import CandidateError, MetricError, RunError
 from ..evaluators import accuracy
 from ..evaluators.artifact import Store, check_faithful
+from ..evaluators.devices import SHIPPED, Reading
 from ..evaluators.export import export
 from ..evaluators.lane import Lane, Turn
-from ..evaluators.latency import QUICK, THOROUGH, Timing
+from ..evaluators.latency import QUICK, THOROUGH
 from ..evaluators.measurement import Measurement
 from ..evaluators.runtimes import runtime
-from ..hardware_profiles.graph import activation_peak_bytes
 from ..hardware_profiles.profile import HardwareProfile
 from ..spaces.passes import FILE, MODULE, TRAINING
 from ..spaces.recipe import Recipe, from_json
 from ..spaces.subject import Array, SplitName, Subject, example_inputs
 from .budget import broken, refused
+from .cost import Cost, Measure, Metrics, cost, latency
+from .limits import nowhere
+from .records import Job, Outcome, Report
 
-State = Literal["complete", "refused", "failed"]
-# profile, file, reference file, inputs, pairs in a block attempt by attempt
-Measure = Callable[[str, bytes, bytes, tuple[Array, ...], tuple[int, ...]], Timing]
-Report = Callable[[str], None]  # what the trial is doing now
-Metrics = dict[str, Measurement]
+Decide = Callable[[Mapping[str, float], Mapping[str, Measurement]], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -51,38 +50,9 @@ class Bench:
     seed: int
     untouched: str  # sha256 of the untouched model's file
     untouched_scores: Mapping[str, NDArray[np.float64]]  # split -> (n,)
-    untouched_ms: Mapping[str, float]  # profile -> latency
+    untouched_ms: Mapping[str, float]  # profile -> latency, where it runs
     limits: Mapping[str, float]  # metric -> upper limit
     teacher: Array | None = None  # outputs of the untouched model on the train split, (n, ...)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One recipe to score. `trained`: sha256 of the float file its prefix was trained to, if known."""
-
-    trial: int
-    recipe: str
-    trained: str | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job; plain values all through, so that it can be stored."""
-
-    state: State
-    reason: str = ""
-    sha256: str = ""
-    trained: str = ""  # sha256 of the float file, where this job trained it
-    metrics: dict[str, Any] = field(default_factory=dict)
-    drop: dict[str, Any] = field(default_factory=dict)
-    broken: dict[str, float] = field(default_factory=dict)  # metric -> share over its limit
-    size_only: dict[str, list[str]] = field(default_factory=dict)  # profile -> techniques
-    train_s: float = 0.0
-    node: str = ""
-    pid: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def run(job: Job, bench: Bench, measure: Measure, report: Report) -> Outcome:
@@ -122,19 +92,28 @@ class _Trial:
             self.report("building")
             model = None if self.job.trained else self._module()
             file = self._finished(self._float(model), final=not needs_training)
-        metrics = self._cost(file)
-        decide = refused if needs_training else broken
-        if self.recipe.steps and (over := decide(self.bench.limits, metrics)):
-            return Outcome("refused", _over(over, metrics, self.bench.limits), broken=over,
-                           metrics=_plain(metrics))
+        found = self._cost(file)
+        if self.recipe.steps and not found.readings:
+            raise MetricError("; ".join(f"{name}: {why}" for name, why in found.absent.items()))
+        over = self._over(found, refused if needs_training else broken)
+        if self.recipe.steps and nowhere((*over, *map("latency_ms@{}".format, found.absent)),
+                                         [profile.name for profile in self.bench.profiles]):
+            return Outcome("refused", _reason(over, found, self.bench.limits), broken=over,
+                           metrics=_plain(found.metrics), absent=dict(found.absent))
         if needs_training:
             with self.lane.working() as turn:
                 assert model is not None
                 file = self._finished(self._recovered(model, turn), final=True)
-            metrics = self._cost(file)
+            found = self._cost(file)
         with self.lane.working():
             self.report("scoring")
-            return self._scored(file, metrics)
+            return self._scored(file, found)
+
+    def _over(self, found: Cost, decide: Decide) -> dict[str, float]:
+        """Metric -> share over its limit; a budget on a device that does not run the file counts as 1."""
+        absent = {f"latency_ms@{name}": 1.0 for name in found.absent}
+        return decide(self.bench.limits, found.metrics) | {
+            metric: share for metric, share in absent.items() if metric in self.bench.limits}
 
     def _module(self) -> torch.nn.Module:
         """The model after its module passes, untrained."""
@@ -186,35 +165,44 @@ class _Trial:
         """A graph that no file pass touches keeps its very bytes, so that its sha256 is the same."""
         return self.store.get(self.known) if self.known else bytes(graph.SerializeToString())
 
-    def _cost(self, file: bytes) -> Metrics:
-        """Everything that is known of a file before its weights are any good."""
+    def _cost(self, file: bytes) -> Cost:
         self.report("measuring")
-        metrics = {
-            "size_bytes": Measurement(len(file), "bytes", "measured"),
-            "memory_bytes": Measurement(activation_peak_bytes(file), "bytes", "predicted"),
-        }
-        reference = self.store.get(self.bench.untouched)
-        for profile in self.bench.profiles:
-            timing = self.measure(profile.name, file, reference, self.inputs, QUICK)
-            untouched = self.bench.untouched_ms[profile.name]
-            metrics[f"latency_ms@{profile.name}"] = latency(timing, untouched, profile)
-        return metrics
+        bench = self.bench
+        return cost(file, self.store.get(bench.untouched), bench.untouched_ms, bench.profiles,
+                    self.inputs, self.measure, QUICK)
 
-    def _scored(self, file: bytes, metrics: Metrics) -> Outcome:
+    def _scored(self, file: bytes, found: Cost) -> Outcome:
         artifact = self.store.put(file)
         mine = _scores(file, "validation", self.bench)
         lost = accuracy.drop(self.bench.untouched_scores["validation"], mine)
-        metrics = {"accuracy": accuracy.mean(mine), **metrics}
+        shipped, theirs = _shipped(found.readings, self.store, self.bench)
+        metrics = {"accuracy": accuracy.mean(mine), **found.metrics, **theirs}
         return Outcome(
             "complete", sha256=artifact.sha256, trained=self.trained, metrics=_plain(metrics),
-            drop=asdict(lost), broken=broken(self.bench.limits, metrics),
-            size_only=_size_only(self.recipe, self.bench.profiles), train_s=self.train_s)
+            drop=asdict(lost), broken=self._over(replace(found, metrics=metrics), broken),
+            size_only=_size_only(self.recipe, self.bench.profiles), train_s=self.train_s,
+            absent=dict(found.absent), shipped=shipped,
+            remarks={name: list(r.notes) for name, r in found.readings.items() if r.notes})
 
 
-def latency(timing: Timing, untouched_ms: float, profile: HardwareProfile) -> Measurement:
-    """The measured ratio times the untouched model's latency: comparable over the whole run."""
-    return Measurement(timing.ratio * untouched_ms, "ms", profile.evidence, timing.spread,
-                       timing.pairs, timing.ratio, not timing.settled)
+def _shipped(
+    readings: Mapping[str, Reading], store: Store, bench: Bench
+) -> tuple[dict[str, str], Metrics]:
+    """Files that devices run instead of the ONNX file: stored, and scored for accuracy themselves."""
+    files: dict[str, str] = {}
+    metrics: Metrics = {}
+    known: dict[str, Measurement] = {}  # several devices may share one file
+    for name, reading in readings.items():
+        if reading.shipped is None:
+            continue
+        engine, suffix = SHIPPED
+        artifact = store.put(reading.shipped, suffix)
+        if artifact.sha256 not in known:
+            session = runtime(engine).load(reading.shipped, bench.threads)
+            scores = accuracy.scores(session, bench.subject.split("validation"), bench.subject)
+            known[artifact.sha256] = accuracy.mean(scores)
+        files[name], metrics[f"accuracy@{name}"] = artifact.file, known[artifact.sha256]
+    return files, metrics
 
 
 def final_score(digest: str, bench: Bench, measure: Measure, report: Report) -> dict[str, Any]:
@@ -226,8 +214,11 @@ def final_score(digest: str, bench: Bench, measure: Measure, report: Report) -> 
         mine = _scores(file, "test", bench)
     metrics = {"accuracy": accuracy.mean(mine)}
     for profile in bench.profiles:
-        timing = measure(profile.name, file, store.get(bench.untouched), inputs, THOROUGH)
-        metrics[f"latency_ms@{profile.name}"] = latency(timing, bench.untouched_ms[profile.name], profile)
+        if profile.evidence == "measured":  # other figures do not change when they are taken again
+            with suppress(CandidateError):
+                reading = measure(profile.name, file, store.get(bench.untouched), inputs, THOROUGH)
+                metrics[f"latency_ms@{profile.name}"] = latency(
+                    reading, bench.untouched_ms.get(profile.name), profile)
     drop = accuracy.drop(bench.untouched_scores["test"], mine)
     return {"metrics": _plain(metrics), "drop": asdict(drop)}
 
@@ -244,10 +235,12 @@ def _size_only(recipe: Recipe, profiles: tuple[HardwareProfile, ...]) -> dict[st
                            if not profile.uses(FILE[name].ability)] for profile in profiles}
 
 
-def _over(over: Mapping[str, float], metrics: Metrics, limits: Mapping[str, float]) -> str:
-    return "; ".join(f"{name} {metrics[name].value:.4g} {metrics[name].unit}, "
-                     f"{share:.0%} over its budget of {limits[name]:.4g}"
-                     for name, share in over.items())
+def _reason(over: Mapping[str, float], found: Cost, limits: Mapping[str, float]) -> str:
+    metrics = found.metrics
+    return "; ".join((*(f"{name} {metrics[name].value:.4g} {metrics[name].unit}, "
+                        f"{share:.0%} over its budget of {limits[name]:.4g}"
+                        for name, share in over.items() if name in metrics),
+                      *(f"{name}: {why}" for name, why in found.absent.items())))
 
 
 def _plain(metrics: Metrics) -> dict[str, Any]:

@@ -18,10 +18,10 @@ import ray
 from ray import exceptions
 
 from ..errors import CandidateError, ConfigError, ParedError, UserError
+from ..evaluators.devices import Reading, device
 from ..evaluators.lane import Lane
-from ..evaluators.latency import Timing, compare
+from ..hardware_profiles.backend import Node
 from ..hardware_profiles.profile import HardwareProfile
-from ..spaces.subject import Array
 
 MEASURE_ATTEMPTS = 3
 
@@ -65,10 +65,9 @@ class Crew:
         self.cpus = cpus
         self._embedded = _connect(address, workers, cpus)
         self.workers = workers or max(1, int(_resources().get("CPU", 1)) // cpus)
-        _check_fits(cpus)
+        _check_fits(cpus, profiles)
         self._board = _Board.remote()  # type: ignore[attr-defined]
-        self._devices = {profile.name: _Device.remote(profile)  # type: ignore[attr-defined]
-                         for profile in profiles}
+        self._devices = {profile.name: _lane(profile) for profile in profiles}
         self._running: dict[Any, int] = {}  # ref -> key
 
     def share(self, value: object) -> Any:
@@ -120,7 +119,8 @@ class Crew:
             ray.shutdown()
         else:
             for actor in (self._board, *self._devices.values()):
-                ray.kill(actor)
+                if not isinstance(actor, HardwareProfile):
+                    ray.kill(actor)
 
 
 @ray.remote(num_cpus=0)
@@ -138,16 +138,24 @@ class _Board:
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
-class _Device:
+class _Lane:
     """Measures on one device, one file at a time."""
 
     def __init__(self, profile: HardwareProfile) -> None:
-        self._settings = profile.runtime
+        self._device = device(profile)
 
-    def measure(
-        self, file: bytes, reference: bytes, inputs: tuple[Array, ...], attempts: tuple[int, ...]
-    ) -> Timing:
-        return compare(file, reference, inputs, self._settings, Lane(), attempts)
+    def read(self, *args: Any) -> Reading:
+        return self._device.read(*args)
+
+
+def _lane(profile: HardwareProfile) -> Any:
+    """An actor that has the device to itself; the profile where any worker can work the figure out."""
+    if not device(profile).exclusive:
+        return profile
+    backend = profile.backend
+    # On the device's own node: that resource is there once, so that the lane is exclusive in the cluster.
+    place = {backend.resource: 1} if isinstance(backend, Node) else {}
+    return _Lane.options(resources=place).remote(profile)  # type: ignore[attr-defined]
 
 
 @ray.remote(max_retries=0)
@@ -168,23 +176,27 @@ def _task(
     def report(doing: str) -> None:
         board.post.remote(key, Note(doing, host, pid))
 
-    def measure(
-        profile: str, file: bytes, reference: bytes, inputs: tuple[Array, ...], attempts: tuple[int, ...]
-    ) -> Timing:
-        for attempt in range(MEASURE_ATTEMPTS):
-            try:
-                ref = devices[profile].measure.remote(file, reference, inputs, attempts)
-                timing: Timing = ray.get(ref)
-                return timing
-            except exceptions.RayTaskError as error:
-                cause: BaseException = error.as_instanceof_cause()  # type: ignore[no-untyped-call]
-                raise cause from None
-            except exceptions.RayActorError as error:
-                if attempt == MEASURE_ATTEMPTS - 1:
-                    raise CandidateError(f"the measuring lane of {profile} died: {error}") from error
-        raise AssertionError
+    def measure(profile: str, *what: Any) -> Reading:
+        return _read(profile, devices[profile], what)
 
     return function(*args, measure, report)
+
+
+def _read(name: str, lane: Any, what: tuple[Any, ...]) -> Reading:
+    if isinstance(lane, HardwareProfile):
+        with Lane().working():
+            return device(lane).read(*what)
+    for attempt in range(MEASURE_ATTEMPTS):
+        try:
+            reading: Reading = ray.get(lane.read.remote(*what))
+            return reading
+        except exceptions.RayTaskError as error:
+            cause: BaseException = error.as_instanceof_cause()  # type: ignore[no-untyped-call]
+            raise cause from None
+        except exceptions.RayActorError as error:
+            if attempt == MEASURE_ATTEMPTS - 1:
+                raise CandidateError(f"the measuring lane of {name} died: {error}") from error
+    raise AssertionError
 
 
 def _connect(address: str, workers: int | None, cpus: int) -> bool:
@@ -203,7 +215,8 @@ def _connect(address: str, workers: int | None, cpus: int) -> bool:
             ray.init(address=address, **common)
     except Exception as error:  # Ray raises bare exceptions here
         raise ConfigError(f"cluster.address {address!r}: {_first(error)}; allowed: local, auto, or the "
-                          "HOST:PORT of a running Ray cluster") from error
+                          "HOST:PORT of a running Ray cluster (RAY_AUTH_MODE=token where it asks for one)"
+                          ) from error
     return True
 
 
@@ -213,11 +226,19 @@ def _import_path() -> list[str]:
     return [os.path.abspath(folder) for folder in sys.path if not folder.startswith(installed)]
 
 
-def _check_fits(cpus: int) -> None:
+def _check_fits(cpus: int, profiles: tuple[HardwareProfile, ...]) -> None:
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     most = max((int(n["Resources"].get("CPU", 0)) for n in nodes if n["Alive"]), default=0)
     if cpus > most:
         raise ConfigError(f"cluster.cpus_per_worker is {cpus}, the largest node has {most} CPUs")
+    devices = sorted(name for name in _resources() if name.startswith("device:"))
+    for profile in profiles:
+        backend = profile.backend
+        if isinstance(backend, Node) and backend.resource not in devices:
+            raise ConfigError(
+                f"profile {profile.name} measures on a node with {backend.resource!r}; the cluster has "
+                f"{', '.join(devices) or 'no device node'}. On the device: ray start --address=HOST:PORT "
+                f"--num-cpus=0 --resources='{{\"{backend.resource}\": 1}}'")
 
 
 def _resources() -> dict[str, float]:

@@ -2,19 +2,41 @@
 
 from ...errors import UserError, unknown
 from ._base import Runtime, Session
+from .litert import LiteRt
 from .onnxruntime_cpu import OnnxRuntimeCpu
+from .onnxruntime_cuda import OnnxRuntimeCuda
+from .openvino import OpenVino
+from .qnn import Qnn
+from .tensorrt import TensorRt
 
-RUNTIMES: dict[str, type[Runtime]] = {"onnxruntime": OnnxRuntimeCpu}
+RUNTIMES: dict[str, type[Runtime]] = {
+    "litert": LiteRt,
+    "onnxruntime": OnnxRuntimeCpu,
+    "onnxruntime-cuda": OnnxRuntimeCuda,
+    "openvino": OpenVino,
+    "qnn": Qnn,
+    "tensorrt": TensorRt,
+}
 
 
 def runtime(name: str) -> type[Runtime]:
     """The runtime of that name. Raises UserError: unknown, or not installed (says what to install)."""
-    if name not in RUNTIMES:
-        raise UserError(unknown("runtime", name, RUNTIMES))
-    found = RUNTIMES[name]
+    found = named(name)
     if missing := found.missing():
         raise UserError(f"runtime {name}: {missing}")
     return found
 
 
-__all__ = ["RUNTIMES", "Runtime", "Session", "runtime"]
+def named(name: str) -> type[Runtime]:
+    """The runtime of that name, installed here or not. Raises UserError."""
+    if name not in RUNTIMES:
+        raise UserError(unknown("runtime", name, RUNTIMES))
+    return RUNTIMES[name]
+
+
+def timed(name: str) -> bool:
+    """False for a runtime that says whether a file runs there, and not how fast."""
+    return bool(getattr(RUNTIMES.get(name), "timed", True))
+
+
+__all__ = ["RUNTIMES", "Runtime", "Session", "named", "runtime", "timed"]

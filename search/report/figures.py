@@ -6,9 +6,11 @@ import plotly.graph_objects as go
 
 from ..candidate import Candidate
 from ..front import hypervolume
+from ..labels import speed
 from .story import Story
 
 INK, FAINT, FRONT, UNTOUCHED, BUDGET = "#1b1f24", "#aab4c0", "#0b6bcb", "#d1495b", "#e08e0b"
+BEST = "#7a3fb5"
 
 
 TICKS = [digit * 10.0**power for power in range(-4, 5) for digit in (1, 2, 3, 5, 7)]
@@ -17,7 +19,7 @@ TICKS = [digit * 10.0**power for power in range(-4, 5) for digit in (1, 2, 3, 5,
 def front(story: Story, profile: str) -> go.Figure:
     """Accuracy over latency, the front drawn as steps, budgets as lines. Points carry their trial."""
     on_front = {c.trial for c in story.fronts[profile]}
-    rest = [e.candidate for e in story.ended if e.candidate and e.candidate.trial not in on_front]
+    rest = [c for c in story.scored if c.trial not in on_front]
     figure = go.Figure()
     figure.add_trace(_points(rest, profile, "other candidates", FAINT, 8))
     figure.add_trace(_edge(story, profile))
@@ -26,6 +28,9 @@ def front(story: Story, profile: str) -> go.Figure:
         color=[c.metrics["size_bytes"].value / 1e3 for c in story.fronts[profile]], colorscale="Viridis",
         colorbar={"title": "kB", "thickness": 12, "len": 0.8})
     figure.add_trace(_points([story.untouched], profile, "untouched model", UNTOUCHED, 14, "star"))
+    if story.best_for_all and len(story.profiles) > 1:
+        figure.add_trace(_points([story.best_for_all], profile, "best for all profiles", BEST, 16,
+                                 "circle-open"))
     if limit := story.limits.get(f"latency_ms@{profile}"):
         figure.add_vline(limit, line_dash="dash", line_color=BUDGET,
                          annotation_text=f"budget {limit:.3g} ms")
@@ -33,9 +38,8 @@ def front(story: Story, profile: str) -> go.Figure:
         least = story.untouched.metrics["accuracy"].value - story.max_drop
         figure.add_hline(least, line_dash="dot", line_color=BUDGET,
                          annotation_text=points(story.max_drop))
-    evidence = story.untouched.latency(profile).evidence
-    figure.update_xaxes(title=f"latency on {profile}, ms ({evidence})", type="log", gridcolor="#e9edf1",
-                        tickvals=TICKS, ticktext=[f"{tick:g}" for tick in TICKS])
+    figure.update_xaxes(title=f"latency on {profile}, ms ({story.labels[profile]})", type="log",
+                        gridcolor="#e9edf1", tickvals=TICKS, ticktext=[f"{tick:g}" for tick in TICKS])
     figure.update_yaxes(title="accuracy on validation", tickformat=".1%", gridcolor="#e9edf1",
                         range=_range(story))
     return _styled(figure, 480)
@@ -46,7 +50,7 @@ def progress(story: Story, profile: str) -> go.Figure:
     seen: list[tuple[float, float]] = []
     minutes, volumes = [0.0], [0.0]
     for end in sorted(story.ended, key=lambda e: e.at_s):
-        if end.candidate:
+        if end.candidate and end.candidate.runs_on([profile]):
             ratio = end.candidate.latency(profile).ratio or 1.0
             seen.append((ratio, 1 - end.candidate.metrics["accuracy"].value))
             minutes.append(end.at_s / 60)
@@ -66,9 +70,11 @@ def points(drop: float) -> str:
 def _points(
     candidates: list[Candidate], profile: str, name: str, colour: str, size: int, symbol: str = "circle"
 ) -> go.Scatter:
+    candidates = [c for c in candidates if c.runs_on([profile])]
     return go.Scatter(
         x=[c.latency(profile).value for c in candidates],
-        y=[c.metrics["accuracy"].value for c in candidates],
+        y=[c.accuracy(profile).value for c in candidates],
+        error_x=_intervals(candidates, profile),
         customdata=[c.trial for c in candidates],
         text=[_hover(c, profile) for c in candidates],
         mode="markers", name=name, hovertemplate="%{text}<extra></extra>",
@@ -79,7 +85,7 @@ def _edge(story: Story, profile: str) -> go.Scatter:
     """The staircase of accuracy over latency alone: members of the set for their size lie under it."""
     steps: list[tuple[float, float]] = []
     for candidate in story.fronts[profile]:
-        point = (candidate.latency(profile).value, candidate.metrics["accuracy"].value)
+        point = (candidate.latency(profile).value, candidate.accuracy(profile).value)
         if not steps or point[1] > steps[-1][1]:
             steps.append(point)
     return go.Scatter(x=[x for x, _ in steps], y=[y for _, y in steps], mode="lines", line_shape="hv",
@@ -89,10 +95,21 @@ def _edge(story: Story, profile: str) -> go.Scatter:
 def _hover(candidate: Candidate, profile: str) -> str:
     latency = candidate.latency(profile)
     return (f"<b>trial {candidate.trial}</b>: {'<br>+ '.join(candidate.recipe.label.split(' + '))}<br>"
-            f"{latency.value:.3g} ms ({1 / (latency.ratio or 1):.2f}x), "
-            f"{candidate.metrics['accuracy'].value:.2%} "
+            f"{latency.value:.3g} ms ({speed(latency)}), "
+            f"{candidate.accuracy(profile).value:.2%} "
             f"({candidate.drop.value * 100:+.2f} points lost), "
             f"{candidate.metrics['size_bytes'].value / 1e3:.0f} kB")
+
+
+def _intervals(candidates: list[Candidate], profile: str) -> dict[str, object] | None:
+    """The 95 % intervals, where they are wide enough to be seen."""
+    latencies = [c.latency(profile) for c in candidates]
+    if not latencies or any(t.evidence != "predicted" or t.low is None or t.high is None
+                            for t in latencies):
+        return None
+    return {"type": "data", "array": [(t.high or t.value) - t.value for t in latencies],
+            "arrayminus": [t.value - (t.low or t.value) for t in latencies],
+            "thickness": 0.8, "width": 2, "color": FAINT}
 
 
 def _range(story: Story) -> list[float]:

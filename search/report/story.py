@@ -24,12 +24,18 @@ class Story:
 
     path: str
     profiles: Sequence[str]
+    labels: Mapping[str, str]  # profile -> what kind of figure its latencies are
     limits: Mapping[str, float]
     max_drop: float | None
     untouched: Candidate
     ended: Sequence[Ended]
     fronts: Mapping[str, Sequence[Candidate]]
+    best_for_all: Candidate | None
     trained: int
 
     def with_state(self, state: str) -> list[Ended]:
         return [end for end in self.ended if end.state == state]
+
+    @property
+    def scored(self) -> list[Candidate]:
+        return [end.candidate for end in self.ended if end.candidate]

@@ -205,8 +205,9 @@ def test_the_python_words_do_what_the_commands_do(subject, tmp_path: Path) -> No
 
 
 @pytest.fixture
-def cluster() -> Iterator[str]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a Ray cluster of its own process tree."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # an earlier local cluster may have left a token
     port = 46379
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     subprocess.run([*ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false",

@@ -1,0 +1,115 @@
+"""A model file as ONNX Runtime rewrites it before running it, every tensor with its shape."""
+
+import math
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+from ..errors import GateError
+from .halves import widen_
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Nodes in the order of execution, at batch 1. `types` are ONNX Runtime's: "float", "uint8"."""
+
+    nodes: tuple[onnx.NodeProto, ...]
+    shapes: dict[str, Shape]
+    types: dict[str, str]
+    constants: frozenset[str]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def shape(self, name: str, node: onnx.NodeProto) -> Shape:
+        """Raises GateError where it is unknown: what cannot be sized is never free."""
+        if name not in self.shapes:
+            raise GateError(f"no shape known for {name!r} of {node.op_type} {node.name!r}")
+        return self.shapes[name]
+
+    def elements(self, name: str, node: onnx.NodeProto) -> int:
+        return math.prod(self.shape(name, node))
+
+
+def basic(model: bytes) -> Graph:
+    """Constants folded, no kernels fused. Without it arithmetic on shapes hides shapes."""
+    return _with_shapes(_rewritten(_at_batch_1(model), ort.GraphOptimizationLevel.ORT_ENABLE_BASIC))
+
+
+def fused(model: bytes) -> Graph:
+    """Kernels fused as the CPU provider does, before its layouts, which differ by processor.
+
+    A file in half precision is read as if it computed so, not with the casts that this provider
+    puts around operators it has in single precision alone.
+    """
+    proto = onnx.load_from_string(_at_batch_1(model))
+    halves = widen_(proto)
+    content = proto.SerializeToString()
+    graph = _with_shapes(_rewritten(content, ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED))
+    if not halves:
+        return graph
+    return replace(graph, types={n: "float16" if t == "float" else t for n, t in graph.types.items()})
+
+
+def _at_batch_1(model: bytes) -> bytes:
+    proto = onnx.load_from_string(model)
+    del proto.graph.value_info[:]
+    for value in (*proto.graph.input, *proto.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if not dim.HasField("dim_value"):
+                dim.dim_value = 1
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def _rewritten(model: bytes, level: ort.GraphOptimizationLevel) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "optimised.onnx"
+        _session(model, level, str(file))
+        return onnx.load(file)
+
+
+def _session(
+    model: bytes, level: ort.GraphOptimizationLevel, saved: str = ""
+) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = level
+    options.log_severity_level = 4  # that the saved file suits this machine alone is no news here
+    options.intra_op_num_threads = 1
+    options.optimized_model_filepath = saved
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's own exception types are not exported
+        raise GateError(f"ONNX Runtime cannot read the graph: {_blamed(model, str(error))}") from error
+
+
+def _blamed(model: bytes, reason: str) -> str:
+    """The runtime's words, which name an operator it lacks but not the node."""
+    nodes = onnx.load_from_string(model).graph.node
+    found = [f"{n.op_type} of node {n.name!r}: " for n in nodes if f"{n.domain}:{n.op_type}(" in reason]
+    return "".join(found[:1]) + reason[:400]
+
+
+def _with_shapes(model: onnx.ModelProto) -> Graph:
+    """Asks ONNX Runtime, which knows its own operators, by making every tensor an output."""
+    graph = model.graph
+    outputs = tuple(value.name for value in graph.output)
+    inner = {name for node in graph.node for name in node.output if name} - set(outputs)
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(inner))
+    session = _session(model.SerializeToString(), ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    values = [*session.get_inputs(), *session.get_outputs()]
+    shapes = {v.name: tuple(v.shape) for v in values if all(isinstance(d, int) for d in v.shape)}
+    types = {v.name: v.type.removeprefix("tensor(").removesuffix(")") for v in values}
+    for tensor in graph.initializer:
+        shapes[tensor.name] = tuple(tensor.dims)
+        types[tensor.name] = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+    constants = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if all(name in constants or not name for name in node.input):
+            constants.update(node.output)
+    inputs = tuple(v.name for v in session.get_inputs())
+    return Graph(tuple(graph.node), shapes, types, frozenset(constants), inputs, outputs)

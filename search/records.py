@@ -1,0 +1,52 @@
+"""What crosses processes and what a run keeps of it: plain values, so that readers load no torch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+State = Literal["complete", "refused", "failed"]
+Report = Callable[[str], None]  # what a task is doing now
+
+
+@dataclass(frozen=True)
+class Untouched:
+    """The figures of the untouched model that a run keeps for good."""
+
+    sha256: str
+    size_bytes: int
+    accuracy: float  # on the validation split
+    latency_ms: Mapping[str, float]  # by profile, where it runs
+    memory_bytes: int  # peak of its activations
+    absent: Mapping[str, str] = field(default_factory=dict)  # profile -> why it does not run there
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recipe to score. `trained`: sha256 of the float file its prefix was trained to, if known."""
+
+    trial: int
+    recipe: str
+    trained: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job; plain values all through, so that it can be stored."""
+
+    state: State
+    reason: str = ""
+    sha256: str = ""
+    trained: str = ""  # sha256 of the float file, where this job trained it
+    metrics: dict[str, Any] = field(default_factory=dict)
+    drop: dict[str, Any] = field(default_factory=dict)
+    broken: dict[str, float] = field(default_factory=dict)  # metric -> share over its limit
+    size_only: dict[str, list[str]] = field(default_factory=dict)  # profile -> techniques
+    absent: dict[str, str] = field(default_factory=dict)  # profile -> why it has no figure there
+    shipped: dict[str, str] = field(default_factory=dict)  # profile -> file that runs there, if another
+    remarks: dict[str, list[str]] = field(default_factory=dict)  # profile -> what its device said
+    train_s: float = 0.0
+    node: str = ""
+    pid: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
