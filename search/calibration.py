@@ -43,6 +43,8 @@ def profile_device(
 ) -> Calibrated:
     """Raises ProfileError where nothing can be measured, ConfigError for too few measurements."""
     profile = load(name)
+    if not (export or results):
+        _check_device(profile)
     subject = find(model, Path.cwd()) if model else None
     found = probes(profile, subject)
     if export:
@@ -77,13 +79,16 @@ def _error(profile: HardwareProfile) -> list[str]:
             for dtype, fit in profile.calibration.items()]
 
 
-def _measured(profile: HardwareProfile, found: list[Probe], console: Console) -> list[Sample]:
-    if profile.evidence != "measured":
+def _check_device(profile: HardwareProfile) -> None:
+    if profile.evidence != "measured" or profile.backend.kind == "table":
         raise ProfileError(
             f"profile {profile.name} has no device: its latencies are {profile.evidence}. Write a profile "
             f"that says how to reach it (extends: {profile.name}, name, backend: {{kind: command, "
             "transport: ssh, host: ...}), or write the files with --export, measure them, and give "
             "the table with --results")
+
+
+def _measured(profile: HardwareProfile, found: list[Probe], console: Console) -> list[Sample]:
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("measuring", total=len(found))
         return measure(found, device(profile), lambda done, _, name: bar.update(

@@ -53,6 +53,7 @@ def test_a_device_behind_a_command_is_profiled_and_its_profile_predicts(pared_cl
     assert found.low_ms <= probe["latency_ms"] <= found.high_ms
 
 
+@pytest.mark.slow
 def test_files_go_out_and_a_table_comes_back_for_a_device_without_a_runner(pared_cli, tmp_path: Path) -> None:
     out = pared_cli("profile-device", "stm32l4r5-cube-ai", "--model", MODEL, "--export", tmp_path / "files", cwd=tmp_path)
     assert out.returncode == 0, out.stderr

@@ -74,7 +74,7 @@ class TestSearchForSeveralDevices:
         for name in run.config.names:
             limits = {k: v for k, v in run.limits.items() if k.endswith(f"@{name}")}
             able = [c for c in run.candidates if c.runs_on([name])
-                    and all(c.metrics[k].value <= v for k, v in limits.items() if not c.metrics[k].unit == "ms" or not c.latency(name).unstable)]
+                    and all(c.metrics[k].value <= v for k, v in limits.items() if c.metrics[k].unit != "ms" or not c.latency(name).unstable)]
             best = non_dominated(able, lambda c, name=name: (
                 -c.accuracy(name).value, c.latency(name).value, c.metrics["size_bytes"].value))
             assert {c.trial for c in run.front(name)} <= {c.trial for c in best} | {c.trial for c in able}
