@@ -5,7 +5,8 @@
 
 For every machine the defaults of its kind are learned anew from the other machines of the same source; k models drawn at
 random calibrate, the error is that of the rest. The search spaces use the shipped defaults, which come from other
-sources. The profile is one of the catalogue, of the kind but of another machine (`--bare`: one that states nothing).
+sources. The profile is one of the catalogue, of the kind but of another machine (`--bare`, and always
+for microcontrollers, whose profiles cite the table itself: one that states nothing).
 The form of the fit, its grid and its quantile were chosen on these tables.
 """
 
@@ -25,15 +26,15 @@ from predictor_tables import FOLDER, Table, ncnn, qualcomm, spaces, tiny
 from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
-from pared.hardware_profiles.calibrate import fit
+from pared.hardware_profiles.calibrate import choose, fit, starts
 from pared.hardware_profiles.features import features
 from pared.hardware_profiles.load import load
-from pared.hardware_profiles.predict import QUANTILE, expected
-from pared.hardware_profiles.prior import Belief, Prior, belief
+from pared.hardware_profiles.predict import QUANTILE, expected, unmeasured
+from pared.hardware_profiles.prior import ONNXRUNTIME, Belief, Prior, beliefs
 from pared.hardware_profiles.profile import HardwareProfile
 
 DRAWS = 20
-PROFILES = {"cpu": "rpi4-ort-cpu", "gpu": "jetson-nano-tensorrt", "npu": "hexagon-8-elite-qnn", "mcu": "stm32l4r5-cube-ai"}
+PROFILES = {"cpu": "rpi4-ort-cpu", "gpu": "jetson-nano-tensorrt", "npu": "hexagon-8-elite-qnn"}
 Predict = Callable[[np.ndarray], np.ndarray]  # rows of test models -> microseconds
 
 
@@ -45,7 +46,7 @@ class Set:
     vectors: np.ndarray
     plain: np.ndarray
     log_us: np.ndarray
-    before: Belief
+    before: list[Belief]
 
 
 def prepared(table: Table, prior: Prior | None, states: bool) -> Set:
@@ -53,11 +54,12 @@ def prepared(table: Table, prior: Prior | None, states: bool) -> Set:
     vectors = np.array([features(k, profile, table.dtype) for k in table.kernels])
     plain = np.array([[sum(x.macs for x in k) / 1e9, sum(x.weights + x.in_elems + x.out_elems for x in k) / 1e9, len(k)]
                       for k in table.kernels])
-    return Set(table, vectors, plain, np.log(table.ms * 1e3), belief(profile, table.dtype, prior))
+    typical = prior and ((prior, ONNXRUNTIME) if table.kind == "cpu" else (prior,))
+    return Set(table, vectors, plain, np.log(table.ms * 1e3), beliefs(profile, table.dtype, typical))
 
 
 def _profile(table: Table, states: bool) -> HardwareProfile:
-    return load(PROFILES[table.kind]) if states else bare(table.kind, table.dtype)
+    return load(PROFILES[table.kind]) if states and table.kind in PROFILES else bare(table.kind, table.dtype)
 
 
 def linear(s: Set, known: np.ndarray) -> np.ndarray:
@@ -74,16 +76,17 @@ def draw(s: Set, k: int, seed: int) -> dict[str, float]:
     """Mean relative errors on the models that were not drawn, and the share that the interval covers."""
     order = np.random.default_rng(seed).permutation(len(s.log_us))
     known, rest = order[:k], order[k:]
-    found = fit(s.vectors[known], s.log_us[known], s.before)
+    form, begin, _ = choose(s.vectors[known], s.log_us[known], s.before) if k >= 8 else ("roofline", starts(s.before), None)
+    found = fit(s.vectors[known], s.log_us[known], begin)
     told = np.array([expected(v, found.found, found.noise) for v in s.vectors[rest]])
     inside = np.abs(np.log(told[:, 0]) - s.log_us[rest]) < QUANTILE * told[:, 1]
     guesses = {"error": told[:, 0], "linear": linear(s, known)[rest], "macs_only": macs_only(s, known)[rest]}
     errors = {name: float(np.mean(np.abs(g / np.exp(s.log_us[rest]) - 1))) for name, g in guesses.items()}
-    return {**errors, "covered": float(inside.mean()), "held_out": float(len(rest))}
+    return {**errors, "covered": float(inside.mean()), "held_out": float(len(rest)), "plainer": float(form != "roofline")}
 
 
 def uncalibrated(s: Set) -> float:
-    return float(spearmanr(s.vectors @ np.exp(s.before.mean), s.log_us).statistic)
+    return float(spearmanr([unmeasured(v, s.before)[0] for v in s.vectors], s.log_us).statistic)
 
 
 def scored(s: Set, ks: Sequence[int]) -> dict[str, Any]:
@@ -112,7 +115,7 @@ def one_net_out(s: Set) -> dict[str, Any]:
     errors, covered = {}, []
     for i, name in enumerate(s.table.names):
         known = np.delete(np.arange(4), i)
-        found = fit(s.vectors[known], s.log_us[known], s.before)
+        found = fit(s.vectors[known], s.log_us[known], starts(s.before))
         us, sd = expected(s.vectors[i], found.found, found.noise)
         errors[name] = abs(us / np.exp(s.log_us[i]) - 1)
         covered.append(abs(np.log(us) - s.log_us[i]) < QUANTILE * sd)

@@ -383,7 +383,7 @@ def convnext(dims: Any, depths: Any) -> list[Row]:
     n = Net(224)
     n.conv(dims[0], 4, 4)
     n.elt()
-    for i, (c, d) in enumerate(zip(dims, depths)):
+    for i, (c, d) in enumerate(zip(dims, depths, strict=True)):
         if i:
             n.elt()
             n.conv(c, 2, 2)
@@ -483,7 +483,7 @@ def tiny_kws() -> list[Row]:
     ks = [("conv", 64 * 40 * hw, 64 * 40, 490, 64 * hw, 1, 64, 10, 1)]
     for _ in range(4):
         ks += [("dw", 64 * 9 * hw, 576, 64 * hw, 64 * hw, 64, 64, 3, 64), ("pw", 4096 * hw, 4096, 64 * hw, 64 * hw, 64, 64, 1, 1)]
-    return ks + [("pool", 0, 0, 64 * hw, 64, 64, 64, 25, 1), ("fc", 768, 768, 64, 12, 64, 12, 1, 1)]
+    return [*ks, ("pool", 0, 0, 64 * hw, 64, 64, 64, 25, 1), ("fc", 768, 768, 64, 12, 64, 12, 1, 1)]
 
 
 def tiny_vww() -> list[Row]:

@@ -20,7 +20,8 @@ Array = npt.NDArray[np.float64]
 UNITS = {
     "winograd": "MMAC of dense 3x3, stride 1, 16 channels or more", "conv": "MMAC of other dense k > 1",
     "pw": "MMAC", "dw": "MMAC", "gconv": "MMAC", "mm": "MMAC", "fc": "MMAC",
-    "weights": "MB of weights (fc apart: they are its MMAC)", "computed": "MB in and out of kernels with MACs",
+    "weights": "MB of weights (fc apart: they are its MMAC)",
+    "computed": "MB in and out of kernels with MACs",
     "moved": "MB in and out of kernels without", "kernels": "kernels with MACs", "others": "kernels without",
     "once": "1", "depth": "thousand MACs that wait for each other", "unfolded": "MB of k x k patches",
     "island": "MB in and out of float kernels in an integer file", "quant": "MB across its borders",
@@ -31,6 +32,8 @@ _AT = {name: i for i, name in enumerate(NAMES)}
 _FLOATS = {"fp32": 4.0, "fp16": 2.0}
 _ISLAND_MACS = 3.0  # a float MAC in an int8 file, in int8 MACs: measured x86 speed-ups are about 3
 _WINOGRAD_CHANNELS = 16
+_BLOCK = 16  # channels: a CPU's dense kernels compute whole blocks, so 17 cost like 32
+_IMAGE = 4  # channels of an input image, for which they have a kernel of its own
 
 
 def features(kernels: Sequence[Kernel], profile: HardwareProfile, dtype: str) -> Array:
@@ -39,12 +42,12 @@ def features(kernels: Sequence[Kernel], profile: HardwareProfile, dtype: str) ->
     out = [0.0] * len(NAMES)
     out[_AT["once"]] = 1.0
     for kernel in kernels:
-        _add(out, kernel, precision, dtype)
+        _add(out, kernel, precision, dtype, _BLOCK if profile.kind == "cpu" else 1)
     out[_AT["spill"]] = _spilled_mb(kernels, profile, precision)
     return np.array(out)
 
 
-def _add(out: list[float], kernel: Kernel, precision: Precision, dtype: str) -> None:
+def _add(out: list[float], kernel: Kernel, precision: Precision, dtype: str, block: int) -> None:
     width = _FLOATS.get(kernel.dtype, 0.0) if dtype.startswith("int") else 0.0
     island = width > precision.activation_bytes  # not where only the weights are integers
     width = width if island else precision.activation_bytes
@@ -57,7 +60,7 @@ def _add(out: list[float], kernel: Kernel, precision: Precision, dtype: str) -> 
         out[_AT["computed" if kernel.macs else "moved"]] += mb
     out[_AT["kernels" if kernel.macs else "others"]] += 1
     if kernel.macs:
-        _add_macs(out, kernel, precision, _ISLAND_MACS if island else 1.0)
+        _add_macs(out, kernel, precision, _padding(kernel, block) * (_ISLAND_MACS if island else 1.0))
 
 
 def _add_macs(out: list[float], kernel: Kernel, precision: Precision, slower: float) -> None:
@@ -68,6 +71,14 @@ def _add_macs(out: list[float], kernel: Kernel, precision: Precision, slower: fl
         out[_AT["weights"]] += kernel.weights * precision.weight_bytes / 1e6
     if kernel.op == "conv":
         out[_AT["unfolded"]] += kernel.macs / max(1, kernel.c_out) * precision.activation_bytes / 1e6
+
+
+def _padding(kernel: Kernel, block: int) -> float:
+    """How many times its MACs a dense convolution does, to fill its blocks of channels."""
+    if kernel.op not in ("conv", "pw"):
+        return 1.0
+    padded_in = kernel.c_in if kernel.c_in <= _IMAGE else -(-kernel.c_in // block) * block
+    return padded_in * (-(-kernel.c_out // block) * block) / (kernel.c_in * kernel.c_out)
 
 
 def _kind(kernel: Kernel) -> str:

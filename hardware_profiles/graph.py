@@ -8,6 +8,7 @@ what `folding` knows.
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import onnx
 
@@ -16,6 +17,7 @@ from . import _operators
 from .folding import folded
 from .kernel import Kernel
 from .optimised import Graph, fused
+from .profile import Dtype
 
 __all__ = ["Kernel", "dtype", "read"]
 
@@ -31,12 +33,12 @@ def read(model: str | Path | bytes) -> Sequence[Kernel]:
     return [kernel for node in graph.nodes for kernel in _kernels(node, graph)]
 
 
-def dtype(kernels: Sequence[Kernel]) -> str:
+def dtype(kernels: Sequence[Kernel]) -> Dtype:
     """The format most multiply-adds are done in: "fp32", "fp16", "int8" or "int4"."""
     macs: Counter[str] = Counter()
     for kernel in kernels:
         macs[kernel.dtype] += kernel.macs
-    return macs.most_common(1)[0][0] if macs else "fp32"
+    return cast(Dtype, macs.most_common(1)[0][0]) if macs else "fp32"
 
 
 def _kernels(node: onnx.NodeProto, graph: Graph) -> list[Kernel]:

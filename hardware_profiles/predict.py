@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import ProfileError
 from .features import NAMES, Array, features
 from .kernel import Kernel
-from .prior import Belief, Prior, belief
+from .prior import Belief, Prior, beliefs
 from .profile import Calibration, HardwareProfile
 
 QUANTILE = 2.2  # of a Student t at about ten degrees of freedom, 95 %
@@ -27,17 +27,17 @@ class Prediction:
 
 
 def predict(kernels: Sequence[Kernel], profile: HardwareProfile, dtype: str = "fp32",
-            prior: Prior | None = None) -> Prediction:
+            typical: Sequence[Prior] | None = None) -> Prediction:
     """What one inference takes at batch 1.
 
-    Without a calibration for `dtype` it ranks, no more; the interval says so. `prior` replaces the
-    typical machine of the kind (for benchmarks that must not have seen the device). Raises
+    Without a calibration for `dtype` it ranks, no more; the interval says so. `typical` replaces the
+    typical machines of the kind (for benchmarks that must not have seen the device). Raises
     ProfileError for no kernels, or a dtype that the profile does not list.
     """
     vector = vector_of(kernels, profile, dtype)
     known = {str(name): found for name, found in profile.calibration.items()}.get(dtype)
     if known is None:
-        return _between(*expected(vector, belief(profile, dtype, prior)), at_least=UNCALIBRATED)
+        return _between(*unmeasured(vector, beliefs(profile, dtype, typical)), at_least=UNCALIBRATED)
     found, noise = _stored(known)
     return _between(*expected(vector, found, noise))
 
@@ -58,6 +58,13 @@ def expected(vector: Array, found: Belief, noise: float = 0.0) -> tuple[float, f
     total = float(parts.sum())
     share = parts / total
     return total, math.sqrt(max(0.0, float(share @ found.covariance @ share)) + noise**2)
+
+
+def unmeasured(vector: Array, before: Sequence[Belief]) -> tuple[float, float]:
+    """The geometric mean of what the typical machines take, in microseconds, and the sd of its log."""
+    each = np.array([expected(vector, found) for found in before])
+    logs = np.log(each[:, 0])
+    return float(np.exp(logs.mean())), float(np.hypot(logs.std(), each[:, 1].max()))
 
 
 def _stored(known: Calibration) -> tuple[Belief, float]:

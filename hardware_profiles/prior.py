@@ -1,4 +1,4 @@
-"""What is believed of a machine before it is measured: a typical one of its kind, and its profile.
+"""What is believed of a machine before it is measured: the typical ones of its kind, and its profile.
 
 Per coefficient a log-normal; the numbers of the profile are noisy sightings of some of them, so a
 number that is missing costs width, not a special case. The defaults were learned by `benchmarks/
@@ -7,6 +7,7 @@ that were left out of the learning.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +17,12 @@ from .profile import HardwareProfile, KernelClass
 from .quantity import Quantity
 
 SCALE_SD = 1.5  # of a machine against the typical one of its kind, in log time
-_SIGHT_SD = 0.7  # what a data sheet leaves open even where it is right: sustained is not peak
+_SIGHT_SD = 1.0  # what a data sheet leaves open even where it is right: sustained is not peak
 _DEFAULT_SHARE = 0.3  # of the peak, where a profile gives no efficiency
 _CLASS: dict[KernelClass, tuple[str, ...]] = {
     "conv": ("winograd", "conv"), "pw": ("pw",), "dw": ("dw", "gconv"), "gemm": ("mm", "fc"),
 }
+_COMPUTE = {name for names in _CLASS.values() for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Prior:
 
     coefficients: tuple[float, ...]
     sd: tuple[float, ...]
+    runtime: str = ""  # of a profile, that makes this machine the likelier one
+    int8_rate: float = 1.0  # int8 MACs in the time of a float one
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class Belief:
 
     mean: Array  # (features,)
     covariance: Array  # (features, features)
+    log_weight: float = 0.0  # against the other typical machines of the kind
 
 
 # Sources: ncnn benchmark tables (cpu: 8 SoCs, gpu: 8 GPUs under Vulkan), Qualcomm AI Hub (npu: 3
@@ -69,17 +74,33 @@ DEFAULTS: dict[str, Prior] = {
 }
 
 
-def belief(profile: HardwareProfile, dtype: str, prior: Prior | None = None) -> Belief:
-    """The typical machine of the kind, moved by what the profile says of this one."""
-    typical = prior or DEFAULTS[profile.kind]
+# Written down, not learned: a CPU without Winograd that reaches 80 GMAC/s at the efficiencies the catalogue
+# assumes of one (a grouped convolution half way, in logs, between a dense and a depthwise one), four int8
+# MACs in the time of a float one (VNNI), 20 GB/s, and 2 us a launch.
+ONNXRUNTIME = Prior(
+    (25, 25, 28, 125, 56, 36, 200, 50, 50, 50, 2, 2, 5, 0.5, 25, 50, 50, 50),
+    (0.6,) * len(NAMES), "onnxruntime", int8_rate=4.0)
+TYPICAL: dict[str, tuple[Prior, ...]] = {
+    kind: (learned, ONNXRUNTIME) if kind == "cpu" else (learned,) for kind, learned in DEFAULTS.items()}
+MATCH = 4.0  # so much likelier is the typical machine with the profile's own runtime
+
+
+def beliefs(profile: HardwareProfile, dtype: str, typical: Sequence[Prior] | None = None) -> list[Belief]:
+    """The typical machines of the kind, each moved by what the profile says of this one."""
+    return [_moved(prior, profile, dtype) for prior in typical or TYPICAL[profile.kind]]
+
+
+def _moved(typical: Prior, profile: HardwareProfile, dtype: str) -> Belief:
     mean = np.log(typical.coefficients)
+    if dtype == "int8":
+        mean -= math.log(typical.int8_rate) * np.array([name in _COMPUTE for name in NAMES])
     covariance = np.diag(np.square(typical.sd)) + SCALE_SD**2
     for name, value, sd in _sightings(profile, dtype):
         i = NAMES.index(name)
         gain = covariance[i] / (covariance[i, i] + sd**2)
         mean = mean + gain * (math.log(value) - mean[i])
         covariance = covariance - np.outer(gain, covariance[i])
-    return Belief(mean, covariance)
+    return Belief(mean, covariance, math.log(MATCH if typical.runtime == profile.runtime.name else 1.0))
 
 
 def _sightings(profile: HardwareProfile, dtype: str) -> list[tuple[str, float, float]]:

@@ -48,9 +48,9 @@ class Calibration(Strict):
     """What a fit to measurements on the device found; written by `calibrate.py`, never by hand.
 
     `coefficients` are microseconds per unit of the feature of that name (units in `features.py`),
-    `log_covariance` the lower triangle of the covariance of their logs in that order, and `noise` the sd of the log latency
-    that they leave open. `doubt` is the 95 % factor for models like the measured ones (1.3: the truth
-    lies within prediction / 1.3 .. prediction x 1.3); `predict.py` gives each model its own.
+    `log_covariance` the lower triangle of the covariance of their logs in that order, and `noise` the sd of
+    the log latency that they leave open. `doubt` is the 95 % factor for models like the measured ones
+    (1.3: the truth lies within prediction / 1.3 .. prediction x 1.3); `predict.py` gives each its own.
     """
 
     form: str
