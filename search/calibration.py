@@ -98,7 +98,7 @@ def _measured(profile: HardwareProfile, found: list[Probe], console: Console) ->
 def _imported(found: list[Probe], results: Path) -> list[Sample]:
     rows = read_csv(results)
     check_reference(rows, rows[0].sha256)
-    full = {p.sha256: next((r.latency_ms for r in reversed(rows) if p.sha256.startswith(r.sha256)), None)
+    full = {p.sha256: next((r.latency_ms for r in reversed(rows) if r.is_of(p.sha256)), None)
             for p in found}
     return imported(found, {digest: ms for digest, ms in full.items() if ms is not None})
 

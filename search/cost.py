@@ -84,13 +84,16 @@ def _on(
 
 
 def _energy(profile: HardwareProfile, reading: Reading, latency: Measurement) -> Metrics:
-    """Average power times latency, where a source gives the power; else nothing, never zero.
+    """Average power times latency, where a source gives that power; else nothing, never zero.
 
-    The power of one board differs by 3 to 7 % between models (MLPerf Tiny v1.2: ad, ic, kws, vww).
+    The power of one board differs by 3 to 7 % between models (MLPerf Tiny v1.2: ad, ic, kws, vww). A
+    power derived from a board's limit says nothing of one model and gives no energy.
     """
-    power = reading.power_mw or (profile.active_power.base if profile.active_power else None)
+    declared = profile.active_power
+    known = declared.base if declared and declared.basis in ("measured", "vendor") else None
+    power = reading.power_mw or known
     if power is None:
         return {}
-    known = reading.power_mw and profile.evidence == "measured"
-    evidence: Evidence = "measured" if known else "predicted"
+    measured = reading.power_mw and profile.evidence == "measured"
+    evidence: Evidence = "measured" if measured else "predicted"
     return {f"energy_mj@{profile.name}": Measurement(power * latency.value / 1e3, "mJ", evidence)}

@@ -24,7 +24,7 @@ def add(folder: Path, results: Path, profile: str) -> Run:
     run = Run(folder)
     made = _measured(_base(run, profile), run.path, results)
     rows = TableDevice(made.model_copy(update={"backend": Table(path=str(results))})).rows()
-    if not any(c.sha256.startswith(row.sha256) for c in run.candidates for row in rows):
+    if not any(row.is_of(c.sha256) for c in run.candidates for row in rows):
         raise RunError(f"{results}: none of its {len(rows)} rows is a file of {run.path}; the first column "
                        f"is the sha256 of files in {run.path / 'artifacts'}")
     with owned(run.path):

@@ -46,4 +46,4 @@ class TableDevice:
     @staticmethod
     def _row(rows: list[Row], digest: str) -> Row | None:
         """The last one counts: a file may have been measured again."""
-        return next((row for row in reversed(rows) if digest.startswith(row.sha256)), None)
+        return next((row for row in reversed(rows) if row.is_of(digest)), None)

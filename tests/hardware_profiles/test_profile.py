@@ -2,10 +2,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import ROOT
 
 from pared.errors import ProfileError
-from pared.hardware_profiles.load import CATALOG, known, load
-from pared.hardware_profiles.profile import Quantity
+from pared.hardware_profiles.load import CATALOG, dump, known, load
+from pared.hardware_profiles.profile import _quantities
+from pared.hardware_profiles.quantity import Quantity
 
 
 def host() -> dict:
@@ -23,6 +25,36 @@ def test_every_profile_of_the_catalogue_loads_under_its_own_name(name: str) -> N
     profile = load(name)
     assert profile.name == name
     assert profile.step >= 1
+
+
+def test_the_catalogue_is_documented_and_what_is_assumed_is_wide() -> None:
+    text = (ROOT / "docs" / "profiles.md").read_text()
+    assert len(known()) >= 16
+    for name in known():
+        assert f"`{name}`" in text
+        for where, quantity in _quantities(load(name)):
+            assert quantity.basis != "assumed" or quantity.rel_sd >= 0.5, f"{name}: {where}"
+            assert len(load(name).sources[quantity.src]) > 10, f"{name}: {where}"
+
+
+def test_a_file_extends_a_profile_and_replaces_single_values(tmp_path: Path) -> None:
+    own = {"extends": "rpi4-ort-cpu", "name": "mine", "runtime": {"threads": 2},
+           "backend": {"kind": "command", "transport": "ssh", "host": "pi@board"}}
+    made, base = load(write(tmp_path, own)), load("rpi4-ort-cpu")
+    assert (made.runtime.threads, made.runtime.name, made.memory) == (2, base.runtime.name, base.memory)
+    assert (made.evidence, base.evidence) == ("measured", "predicted")
+    with pytest.raises(ProfileError, match="extends itself"):
+        load(write(tmp_path, {"extends": "mine.yaml", "name": "loop"}))
+    with pytest.raises(ProfileError, match="did you mean 'rpi4-ort-cpu'"):
+        load(write(tmp_path, {**own, "extends": "rpi4-ort-gpu"}))
+    with pytest.raises(ProfileError, match="backend"):
+        load(write(tmp_path, {**own, "backend": {"kind": "telepathy"}}))
+
+
+def test_a_profile_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    for name in known():
+        (tmp_path / "again.yaml").write_text(dump(load(name)))
+        assert load(tmp_path / "again.yaml") == load(name)
 
 
 def test_load_suggests_the_nearest_name_when_the_profile_is_unknown() -> None:
