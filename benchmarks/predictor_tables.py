@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from predictor_nets import SPACES, TINY, published
+from predictor_nets import published
+from predictor_spaces import SPACES, TINY
 
 from pared.hardware_profiles.kernel import Kernel
 

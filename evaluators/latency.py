@@ -6,9 +6,9 @@ not only noisy, so what does not settle is marked unstable.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import median, stdev
 from time import perf_counter_ns, thread_time_ns
 
@@ -43,6 +43,7 @@ class Timing:
     p95_ms: float
     clean: float
     pairs: int
+    provider_share: Mapping[str, float] = field(default_factory=dict)  # of the candidate's nodes
 
     @property
     def settled(self) -> bool:
@@ -66,10 +67,12 @@ def compare(
     inputs = tuple(np.array(array[: settings.batch]) for array in inputs)
     for pairs in attempts:
         with lane.quiet(), _undisturbed(settings.threads):
-            runs = [engine.load(file, settings.threads).bound(inputs)
-                    for file in (candidate, reference)]
+            sessions = [engine.load(file, settings.threads) for file in (candidate, reference)]
+            runs = [session.bound(inputs) for session in sessions]
             alone = settings.threads == 1 and settings.provider in ON_THREAD
             timing = _timed(runs[0], runs[1], pairs, alone)
+        if timing:
+            timing = replace(timing, provider_share=sessions[0].provider_share)
         if timing and timing.settled:
             return timing
     if timing is None:

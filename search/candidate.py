@@ -65,14 +65,16 @@ class Candidate:
         return self.drop.value + own - min(self.accuracy(name).value for name in profiles)
 
     def export(self, folder: str | Path) -> Path:
-        """Copies the file, checked against its sha256, and its card; returns the model's path."""
-        content = Store(str(self.run / ARTIFACTS)).get(self.sha256)
-        target = Path(folder)
+        """Copies the files, checked against their sha256, and the card; returns the model's path."""
+        store, target = Store(str(self.run / ARTIFACTS)), Path(folder)
+        files = {"model.onnx": store.get(self.sha256)}
+        for profile, name in self.shipped.items():
+            digest, suffix = Path(name).stem, Path(name).suffix
+            files[f"{profile}{suffix}"] = store.get(digest, suffix)
         try:
             target.mkdir(parents=True, exist_ok=True)
-            (target / "model.onnx").write_bytes(content)
-            for profile, name in self.shipped.items():
-                shutil.copyfile(self.run / ARTIFACTS / name, target / f"{profile}{Path(name).suffix}")
+            for name, content in files.items():
+                (target / name).write_bytes(content)
             card = self.run / ARTIFACTS / f"{self.sha256}.json"
             if card.exists():
                 shutil.copyfile(card, target / "model.json")

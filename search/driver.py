@@ -6,8 +6,9 @@ when this one dies.
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import optuna
@@ -210,7 +211,8 @@ class Driver:
             card = {"recipe": flight.recipe.json, "recipe_digest": flight.recipe.digest,
                     "label": flight.recipe.label, "subject": self.bench.subject.name,
                     "trial": flight.trial.number, "metrics": outcome.metrics, "drop": outcome.drop,
-                    "size_only": outcome.size_only, "untouched": self.bench.untouched,
+                    "size_only": outcome.size_only, "absent": outcome.absent, "shipped": outcome.shipped,
+                    "providers": outcome.providers, "untouched": self.bench.untouched,
                     "versions": versions(), "sha256": outcome.sha256}
             Store(self.bench.store).put_card(outcome.sha256, card)
 
@@ -224,5 +226,10 @@ class Driver:
 
 def versions() -> dict[str, str]:
     """Of everything whose version decides what a file contains or how fast it runs."""
-    names = ("torch", "onnx", "onnxruntime", "onnxscript", "torch-pruning", "numpy")
-    return {name: version(name) for name in names}
+    names = ("torch", "onnx", "onnxruntime", "onnxscript", "torch-pruning", "numpy",
+             "ai-edge-litert", "ethos-u-vela", "openvino")
+    found = {}
+    for name in names:
+        with suppress(PackageNotFoundError):  # the last three are extras
+            found[name] = version(name)
+    return found

@@ -44,6 +44,8 @@ class Outcome:
     absent: dict[str, str] = field(default_factory=dict)  # profile -> why it has no figure there
     shipped: dict[str, str] = field(default_factory=dict)  # profile -> file that runs there, if another
     remarks: dict[str, list[str]] = field(default_factory=dict)  # profile -> what its device said
+    # profile -> provider -> share of the file's nodes that it ran there
+    providers: dict[str, dict[str, float]] = field(default_factory=dict)
     train_s: float = 0.0
     node: str = ""
     pid: int = 0

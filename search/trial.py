@@ -182,7 +182,9 @@ class _Trial:
             drop=asdict(lost), broken=self._over(replace(found, metrics=metrics), broken),
             size_only=_size_only(self.recipe, self.bench.profiles), train_s=self.train_s,
             absent=dict(found.absent), shipped=shipped,
-            remarks={name: list(r.notes) for name, r in found.readings.items() if r.notes})
+            remarks={name: list(r.notes) for name, r in found.readings.items() if r.notes},
+            providers={name: dict(r.provider_share) for name, r in found.readings.items()
+                       if r.provider_share})
 
 
 def _shipped(

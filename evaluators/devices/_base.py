@@ -1,7 +1,8 @@
 """What a way of getting a latency must do, and what it finds."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ...errors import MetricError
@@ -28,6 +29,7 @@ class Reading:
     flash_bytes: float | None = None
     power_mw: float | None = None
     notes: tuple[str, ...] = ()
+    provider_share: Mapping[str, float] = field(default_factory=dict)  # of its nodes, where it is told
     shipped: bytes | None = None  # the file that runs there, where it is not the ONNX file itself
 
     def __post_init__(self) -> None:

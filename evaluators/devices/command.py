@@ -148,7 +148,7 @@ class CommandDevice:
         return Reading(
             answer.latency_ms, (before_ms + after_ms) / 2, low_ms, high_ms, spread, answer.runs,
             spread <= SETTLED, answer.memory_bytes, answer.flash_bytes, answer.power_mw,
-            (*answer.remarks, *self._stale(answer.runtime)))
+            (*answer.remarks, *self._stale(answer.runtime)), answer.provider_share or {})
 
     def _stale(self, running: str) -> tuple[str, ...]:
         """A profile is calibrated for one version of the runtime."""

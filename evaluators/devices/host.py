@@ -36,4 +36,4 @@ class Host:
         latency_ms = timing.ratio * timing.reference_ms
         low_ms, high_ms = interval(latency_ms, timing.spread)
         return Reading(latency_ms, timing.reference_ms, low_ms, high_ms, timing.spread, timing.pairs,
-                       timing.settled)
+                       timing.settled, provider_share=timing.provider_share)

@@ -98,6 +98,11 @@ class TestSearchForSeveralDevices:
         # No source, none for an Ethos-U, and for the Jetson a limit of the board alone.
         assert not {"energy_mj@host-cpu", "energy_mj@ethos-u55-256", "energy_mj@jetson-orin-nano-tensorrt"} & set(metrics)
 
+    def test_the_card_says_which_provider_ran_the_file_and_what_runs_on_the_npu(self, run: pared.Run) -> None:
+        card = json.loads(int8(run).path.with_suffix(".json").read_text())
+        assert card["providers"]["host-cpu"] == {"CPUExecutionProvider": 1.0}
+        assert card["shipped"] == int8(run).shipped and set(card["absent"]) == set(int8(run).absent)
+
     def test_the_best_model_for_all_runs_everywhere_within_every_budget(self, run: pared.Run, pared_cli) -> None:
         best = run.best_for_all()
         assert best and best.runs_on(run.config.names) and best.test is not None
