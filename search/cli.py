@@ -254,11 +254,13 @@ def _show_fronts(run: Any) -> None:
 
 
 def _front(run: Any) -> dict[str, Any]:
+    """`fronts` and `best_for_all` are there where the run has several profiles."""
+    names, best = run.config.names, run.best_for_all()
+    several = {"fronts": {name: [c.trial for c in run.front(name)] for name in names},
+               "best_for_all": best.trial if best else None}
     return {"run": str(run.path), "baseline": run.baseline.to_json(),
             "points": [candidate.to_json() for candidate in run.front()],
-            "fronts": {name: [c.trial for c in run.front(name)] for name in run.config.names},
-            "best_for_all": best.trial if (best := run.best_for_all()) else None,
-            "counts": asdict(run.counts())}
+            "counts": asdict(run.counts()), **(several if len(names) > 1 else {})}
 
 
 def _out(plain: Any, as_json: bool, pretty: Any) -> None:

@@ -51,3 +51,18 @@ def test_latencies_come_from_the_node_that_has_the_device(tmp_path: Path, pared_
     assert run.config.names == ("board",) and (tmp_path / "run" / "profiles" / "board.yaml").exists()
     assert len(run.candidates) == 3
     assert all(c.latency("board").evidence == "measured" for c in run.candidates)
+
+
+def test_latencies_come_from_a_command_on_a_device(tmp_path: Path, pared_cli) -> None:
+    """The script that comes with pared, run as on a board: it imports nothing of pared."""
+    command = [sys.executable, "{script}", "{file}", "--threads", "{threads}", "--runs", "{runs}"]
+    (tmp_path / "board.yaml").write_text(yaml.safe_dump(
+        {"extends": "host-cpu", "name": "board", "backend": {
+            "kind": "command", "transport": "local", "folder": str(tmp_path / "device"), "command": command}}))
+    run_file = write_run_file(tmp_path, profiles=["board.yaml"], search={"trials": 3}, space={"prune": False})
+    done = pared_cli("search", run_file, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    run = pared.open_run(tmp_path / "run")
+    # On a busy machine the reference may move: such a candidate has a reason in place of a latency.
+    assert all(c.runs_on(["board"]) or "moved" in c.absent["board"] for c in run.candidates)
+    assert run.candidates and {p.suffix for p in (tmp_path / "device").iterdir()} >= {".onnx", ".py"}
