@@ -71,7 +71,8 @@ def test_files_go_out_and_a_table_comes_back_for_a_device_without_a_runner(pared
                      "--json", cwd=tmp_path)
     assert back.returncode == 0, back.stderr
     made = load(tmp_path / "stm32l4r5-cube-ai-calibrated.yaml")
-    assert set(made.calibration) == {"int8"} and made.calibration["int8"].loo_mape < 0.25
+    assert set(made.calibration) == {"int8"} and 8 <= made.calibration["int8"].models <= 10
+    assert made.calibration["int8"].loo_mape < 0.5  # of a machine that no device is like
 
 
 def test_a_calibration_of_another_runtime_is_told(tmp_path: Path) -> None:
