@@ -146,7 +146,7 @@ def _figures(chosen: Candidate, profile: str) -> str:
     faster = f"; {speed(latency)} the speed of the untouched model" if latency.ratio else ""
     energy = chosen.metrics.get(f"energy_mj@{profile}")
     power = f"; {energy.value:.3g} mJ ({energy.evidence})" if energy else ""
-    file = f"; file {chosen.shipped[profile]}" if profile in chosen.shipped else ""
+    file = "; a file of its own, `pick -o` copies it" if profile in chosen.shipped else ""
     return f"  {latency.value:.4g} ms on {profile} ({latency.evidence}){faster}{power}{file}"
 
 

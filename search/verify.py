@@ -8,6 +8,7 @@ import onnx
 from ..errors import RunError
 from ..evaluators import accuracy
 from ..evaluators.artifact import Store
+from ..evaluators.devices import SHIPPED
 from ..evaluators.lane import Lane
 from ..evaluators.latency import THOROUGH, compare
 from ..evaluators.runtimes import runtime
@@ -55,6 +56,7 @@ def _checked(
     again = float(accuracy.scores(session, subject.split("validation"), subject).mean())
     reported = candidate.metrics["accuracy"].value
     problems = [] if again == reported else [f"accuracy {again:.5f}, reported {reported:.5f}"]
+    problems += _shipped(candidate, store, subject)
     if profile is None:
         return Check(candidate.trial, candidate.sha256, again, reported, problem="; ".join(problems))
     was = candidate.latency(profile.name).ratio or 1.0
@@ -62,6 +64,17 @@ def _checked(
     if abs(now / was - 1) > TOLERANCE:
         problems.append(f"latency ratio {now:.3f}, reported {was:.3f}")
     return Check(candidate.trial, candidate.sha256, again, reported, now, was, "; ".join(problems))
+
+
+def _shipped(candidate: Candidate, store: Store, subject: Subject) -> list[str]:
+    """The files that devices run instead: their sha256, and their own accuracy."""
+    problems, (engine, suffix) = [], SHIPPED
+    for profile, name in candidate.shipped.items():
+        session = runtime(engine).load(store.get(name.removesuffix(suffix), suffix), 1)
+        again = float(accuracy.scores(session, subject.split("validation"), subject).mean())
+        if again != (reported := candidate.accuracy(profile).value):
+            problems.append(f"accuracy on {profile} {again:.5f}, reported {reported:.5f}")
+    return problems
 
 
 def _ratio(

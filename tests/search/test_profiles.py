@@ -91,6 +91,18 @@ class TestSearchForSeveralDevices:
         assert (tmp_path / "out" / "ethos-u55-256.tflite").read_bytes()[4:8] == b"TFL3"
         assert chosen.metrics["memory_bytes@ethos-u55-256"].evidence == "compiled"
 
+    def test_verify_scores_the_tflite_again_and_sees_a_change(self, run: pared.Run, pared_cli) -> None:
+        chosen = int8(run)
+        file = run.path / "artifacts" / chosen.shipped["ethos-u55-256"]
+        kept = file.read_bytes()
+        assert "accuracy" not in " ".join(c["problem"] for c in json.loads(pared_cli("verify", run.path, "--json").stdout)["checks"])
+        try:
+            file.write_bytes(kept + b"x")
+            told = json.loads(pared_cli("verify", run.path, "--json").stdout)["checks"]
+            assert any(file.name in c["problem"] and "was changed" in c["problem"] for c in told)
+        finally:
+            file.write_bytes(kept)
+
     def test_energy_is_there_only_where_a_source_gives_the_power(self, run: pared.Run) -> None:
         metrics = int8(run).metrics
         assert metrics["energy_mj@stm32l4r5-cube-ai"].value == pytest.approx(
