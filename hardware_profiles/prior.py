@@ -22,7 +22,7 @@ _DEFAULT_SHARE = 0.3  # of the peak, where a profile gives no efficiency
 _CLASS: dict[KernelClass, tuple[str, ...]] = {
     "conv": ("winograd", "conv"), "pw": ("pw",), "dw": ("dw", "gconv"), "gemm": ("mm", "fc"),
 }
-_COMPUTE = {name for names in _CLASS.values() for name in names}
+_DOTS = {"winograd", "conv", "pw", "mm", "fc"}  # sums over channels: int8 instructions do four at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Prior:
     coefficients: tuple[float, ...]
     sd: tuple[float, ...]
     runtime: str = ""  # of a profile, that makes this machine the likelier one
-    int8_rate: float = 1.0  # int8 MACs in the time of a float one
+    int8_rate: float = 1.0  # int8 MACs in the time of a float one, in sums over channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def beliefs(profile: HardwareProfile, dtype: str, typical: Sequence[Prior] | Non
 def _moved(typical: Prior, profile: HardwareProfile, dtype: str) -> Belief:
     mean = np.log(typical.coefficients)
     if dtype == "int8":
-        mean -= math.log(typical.int8_rate) * np.array([name in _COMPUTE for name in NAMES])
+        mean -= math.log(typical.int8_rate) * np.array([name in _DOTS for name in NAMES])
     covariance = np.diag(np.square(typical.sd)) + SCALE_SD**2
     for name, value, sd in _sightings(profile, dtype):
         i = NAMES.index(name)
