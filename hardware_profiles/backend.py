@@ -85,7 +85,8 @@ class Table(Strict):
     """Measured elsewhere (a device lab, a microcontroller on a desk) and looked up by artefact hash."""
 
     kind: Literal["table"] = "table"
-    path: str = Field(description="a CSV with the columns sha256, latency_ms[, energy_uj, ram_kb]")
+    path: str = Field(
+        description="a CSV with the columns sha256, latency_ms[, energy_uj, ram_kb], beside the profile")
 
 
 Backend = Annotated[Analytic | Host | Node | Command | Vela | Table, Field(discriminator="kind")]

@@ -25,7 +25,7 @@ def load(name_or_path: str | Path) -> HardwareProfile:
     """
     path = _path(name_or_path)
     try:
-        return HardwareProfile.model_validate(_fields(path))
+        return HardwareProfile.model_validate(_placed(_fields(path), path.parent))
     except ValidationError as error:
         raise ProfileError(f"profile {path}:\n{_lines(error)}") from error
 
@@ -62,6 +62,14 @@ def _fields(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path in seen:
         raise ProfileError(f"profile {path} extends itself")
     return _merged(_fields(_path(path.parent / base if is_path(base) else base), (*seen, path)), fields)
+
+
+def _placed(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A table of measurements is beside the profile that names it, wherever both are moved."""
+    backend = fields.get("backend")
+    if not isinstance(backend, dict) or not isinstance(backend.get("path"), str):
+        return fields
+    return {**fields, "backend": {**backend, "path": str((folder / backend["path"]).resolve())}}
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

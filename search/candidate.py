@@ -41,6 +41,11 @@ class Candidate:
     notes: tuple[str, ...] = ()
 
     @property
+    def profile(self) -> str:
+        """What a picked one was picked for."""
+        return ", ".join(self.profiles)
+
+    @property
     def path(self) -> Path:
         return self.run / ARTIFACTS / f"{self.sha256}.onnx"
 

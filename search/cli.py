@@ -128,7 +128,7 @@ def pick(
     run = _run(folder)
     chosen = run.pick(profile, latency, size, max_drop, trial, accept_uncalibrated)
     exported = chosen.export(out) if out else None
-    point = {**chosen.to_json(), "profile": ", ".join(chosen.profiles), "notes": list(chosen.notes),
+    point = {**chosen.to_json(), "profile": chosen.profile, "notes": list(chosen.notes),
              "exported": str(exported) if exported else None}
     told = [f"exported to {exported}"] if exported else []
     _out(point, json_, lambda: "\n".join(_room("console").picked_lines(chosen) + told))

@@ -22,7 +22,7 @@ def add(folder: Path, results: Path, profile: str) -> Run:
     RunError when none of the rows is a file of this run.
     """
     run = Run(folder)
-    made = _measured(_base(run, profile), run.path, results)
+    made = _measured(_base(run, profile), results)
     rows = TableDevice(made.model_copy(update={"backend": Table(path=str(results))})).rows()
     if not any(row.is_of(c.sha256) for c in run.candidates for row in rows):
         raise RunError(f"{results}: none of its {len(rows)} rows is a file of {run.path}; the first column "
@@ -43,7 +43,7 @@ def _base(run: Run, profile: str) -> HardwareProfile:
     return run.config.machine(profile) if profile in run.config.names else load(profile)
 
 
-def _measured(base: HardwareProfile, run: Path, results: Path) -> HardwareProfile:
+def _measured(base: HardwareProfile, results: Path) -> HardwareProfile:
     name = f"{base.name.removesuffix('-measured')}-measured"
-    table = Table(path=str((run / "profiles" / f"{name}.csv").resolve()))
-    return base.model_copy(update={"name": name, "backend": table, "title": f"{base.title}, {results.name}"})
+    return base.model_copy(update={"name": name, "backend": Table(path=f"{name}.csv"),
+                                   "title": f"{base.title}, {results.name}"})
