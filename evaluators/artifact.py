@@ -56,6 +56,11 @@ class Store:
             raise RunError(f"artefact {name} in {self.url} was changed since it was scored")
         return content
 
+    def get_file(self, name: str) -> bytes:
+        """The same by the name of its file, SHA256.SUFFIX."""
+        digest, dot, suffix = name.partition(".")
+        return self.get(digest, dot + suffix)
+
     def put_card(self, digest: str, card: dict[str, Any]) -> None:
         """The model card, beside its file: recipe, subject, versions, metrics."""
         self._write(f"{digest}.json", json.dumps(card, indent=1, sort_keys=True).encode())

@@ -48,11 +48,11 @@ def probes(profile: HardwareProfile, subject: Subject | None) -> list[Probe]:
     """
     inputs = example_inputs(subject) if subject else _default()
     calibration = subject.split("calibration").take(slice(0, CALIBRATION)).inputs if subject else inputs
-    modules = [*(_variants(profile, subject) if subject else ()), *_micro(inputs)]
-    if len(modules) < 3:
+    graphs = [*(_variants(profile, subject, inputs) if subject else ()),
+              *((name, export(module, inputs)) for name, module in _micro(inputs))]
+    if len(graphs) < 3:
         raise ConfigError("profile-device needs a model that can be narrowed, or one that takes images: "
-                          f"only {len(modules)} files could be made")
-    graphs = [(name, export(module, inputs)) for name, module in modules]
+                          f"only {len(graphs)} files could be made")
     found = []
     for dtype in (d for d in DTYPES if d in profile.precisions):
         for name, graph in graphs:
@@ -61,20 +61,23 @@ def probes(profile: HardwareProfile, subject: Subject | None) -> list[Probe]:
     return found
 
 
-def _variants(profile: HardwareProfile, subject: Subject) -> Iterator[tuple[str, nn.Module]]:
+def _variants(
+    profile: HardwareProfile, subject: Subject, inputs: tuple[Array, ...]
+) -> Iterator[tuple[str, onnx.ModelProto]]:
     """The model at several widths, untrained: its latency does not depend on its weights."""
-    inputs, model = example_inputs(subject), subject.model()
-    prune = MODULE["prune"]
-    scope = survey(model, inputs, export(model, inputs), (profile,))
-    yield "model", model
+    model, prune = subject.model(), MODULE["prune"]
+    graph = export(model, inputs)
+    yield "model", graph
+    scope = survey(model, inputs, graph, (profile,))
     if prune.refused(scope):
         return
     for ratio in RATIOS[1:]:
         step = prune.decode({**{f"ratio.{stage}": ratio for stage in scope.stages}, "criterion": "l2"}, scope)
         try:
-            yield f"model, {1 - ratio:.0%} of its width", prune.apply(step, subject.model(), inputs)
+            narrow = prune.apply(step, subject.model(), inputs)
         except CandidateError:  # too narrow for the profile's step: the wider ones do
             return
+        yield f"model, {1 - ratio:.0%} of its width", export(narrow, inputs)
 
 
 def _micro(inputs: tuple[Array, ...]) -> Iterator[tuple[str, nn.Module]]:

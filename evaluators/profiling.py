@@ -1,19 +1,20 @@
 """Measurements of probes on a device -> the profile, calibrated, with its error."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import median
 
-from ..errors import CandidateError, ConfigError, UserError
+from ..errors import CandidateError, ConfigError
 from ..hardware_profiles import graph
 from ..hardware_profiles.backend import Analytic
 from ..hardware_profiles.calibrate import calibrate
 from ..hardware_profiles.profile import Dtype, HardwareProfile
 from .devices import Device
+from .devices.results import Row, latest
 from .latency import QUICK
 from .probes import Probe
-from .runtimes import RUNTIMES
+from .runtimes import installed
 
 Watch = Callable[[int, int, str], None]  # done, of how many, what is measured now
 LEAST = 3  # measurements that a fit needs
@@ -48,10 +49,11 @@ def measure(found: Sequence[Probe], device: Device, watch: Watch) -> list[Sample
     return [_sample(p, ratio * level[p.dtype] if ratio else None, problem) for p, ratio, _, problem in raw]
 
 
-def imported(found: Sequence[Probe], latencies: Mapping[str, float]) -> list[Sample]:
-    """The same from figures measured elsewhere: sha256 -> ms."""
-    return [_sample(p, latencies.get(p.sha256), "" if p.sha256 in latencies else "no row for its sha256")
-            for p in found]
+def imported(found: Sequence[Probe], rows: Sequence[Row]) -> list[Sample]:
+    """The same from figures measured elsewhere."""
+    measured = [(probe, latest(rows, probe.sha256)) for probe in found]
+    return [_sample(probe, row.latency_ms if row else None, "" if row else "no row for its sha256")
+            for probe, row in measured]
 
 
 def fitted(profile: HardwareProfile, samples: Sequence[Sample]) -> HardwareProfile:
@@ -67,20 +69,12 @@ def fitted(profile: HardwareProfile, samples: Sequence[Sample]) -> HardwareProfi
             raise ConfigError(f"{len(good)} measurements in {dtype} on {profile.name}, a fit needs {LEAST}. "
                               f"Problems: {problems}")
         made = calibrate(made, good, dtype)
-    stamp = {"date": datetime.now(UTC).date().isoformat(), "runtime_version": version(profile)}
+    # A runtime that runs elsewhere is of a version that is not known here.
+    version = installed(profile.runtime.name) if profile.backend.kind == "host" else ""
+    stamp = {"date": datetime.now(UTC).date().isoformat(), "runtime_version": version}
     fits = {dtype: fit.model_copy(update=stamp) for dtype, fit in made.calibration.items()}
     return made.model_copy(update={"name": f"{profile.name}-calibrated", "backend": Analytic(),
                                    "title": f"{profile.title}, calibrated", "calibration": fits})
-
-
-def version(profile: HardwareProfile) -> str:
-    """Of the runtime, as far as it is known here; empty for one that runs elsewhere."""
-    if profile.backend.kind != "host" or profile.runtime.name not in RUNTIMES:
-        return ""
-    try:
-        return RUNTIMES[profile.runtime.name].version()
-    except UserError:
-        return ""
 
 
 def _sample(probe: Probe, latency_ms: float | None, problem: str) -> Sample:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ..errors import ConfigError, ProfileError
 from ..evaluators.devices import device
-from ..evaluators.devices.results import check_reference, read_csv
+from ..evaluators.devices.results import read_checked
 from ..evaluators.probes import Probe, probes
 from ..evaluators.profiling import Sample, fitted, imported, measure
 from ..evaluators.subjects.find import find
@@ -49,7 +49,7 @@ def profile_device(
     found = probes(profile, subject)
     if export:
         return Calibrated([], None, _exported(found, export))
-    samples = _imported(found, results) if results else _measured(profile, found, console)
+    samples = imported(found, read_checked(results)) if results else _measured(profile, found, console)
     made = fitted(profile, samples)
     path = out or Path(f"{made.name}.yaml")
     path.write_text(dump(made))
@@ -93,14 +93,6 @@ def _measured(profile: HardwareProfile, found: list[Probe], console: Console) ->
         task = bar.add_task("measuring", total=len(found))
         return measure(found, device(profile), lambda done, _, name: bar.update(
             task, completed=done, description=name))
-
-
-def _imported(found: list[Probe], results: Path) -> list[Sample]:
-    rows = read_csv(results)
-    check_reference(rows, rows[0].sha256)
-    full = {p.sha256: next((r.latency_ms for r in reversed(rows) if r.is_of(p.sha256)), None)
-            for p in found}
-    return imported(found, {digest: ms for digest, ms in full.items() if ms is not None})
 
 
 def _exported(found: list[Probe], folder: Path) -> Path:

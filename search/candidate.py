@@ -74,8 +74,7 @@ class Candidate:
         store, target = Store(str(self.run / ARTIFACTS)), Path(folder)
         files = {"model.onnx": store.get(self.sha256)}
         for profile, name in self.shipped.items():
-            digest, suffix = Path(name).stem, Path(name).suffix
-            files[f"{profile}{suffix}"] = store.get(digest, suffix)
+            files[f"{profile}{Path(name).suffix}"] = store.get_file(name)
         try:
             target.mkdir(parents=True, exist_ok=True)
             for name, content in files.items():

@@ -267,7 +267,8 @@ def _out(plain: Any, as_json: bool, pretty: Any) -> None:
     if as_json:
         print(json.dumps(plain, indent=1))
     else:
-        _stdout().print(pretty(), highlight=False, soft_wrap=not hasattr(pretty(), "columns"))
+        shown = pretty()
+        _stdout().print(shown, highlight=False, soft_wrap=not hasattr(shown, "columns"))
 
 
 def _stdout() -> Any:

@@ -47,11 +47,6 @@ def _budget(kind: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _profile(name: str) -> str:
-    load(name)
-    return name
-
-
 Duration = Annotated[float, BeforeValidator(seconds)]
 Latency = Annotated[str | float, _budget("latency")]
 Size = Annotated[str | float, _budget("size")]
@@ -108,7 +103,7 @@ class RunConfig(_Strict):
     """A search: a model, the machines it is for, what they allow, and the space to look in."""
 
     model: str = Field(description="the subject, as module:object or ./file.py:object")
-    profiles: tuple[Annotated[str, AfterValidator(_profile)], ...] = Field(
+    profiles: tuple[str, ...] = Field(
         ("host-cpu",), min_length=1, description="names of `pared profiles`, or paths of .yaml files")
     budgets: Budgets = Budgets()
     max_accuracy_drop: float | None = Field(None, ge=0, le=1, description="0.01 is one point")

@@ -1,6 +1,6 @@
 """What a file costs on each device: everything that is known before its weights are any good."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import CandidateError
@@ -38,19 +38,30 @@ def cost(
 
     `untouched_ms`: latency of the untouched model, by profile.
     """
-    metrics: Metrics = {
+    shared: Metrics = {
         "size_bytes": Measurement(len(file), "bytes", "measured"),
         "memory_bytes": Measurement(activation_peak_bytes(file), "bytes", "predicted"),
     }
-    readings, absent = {}, {}
+    return by_profile(shared, untouched_ms, profiles,
+                      lambda profile: measure(profile.name, file, reference, inputs, attempts))
+
+
+def by_profile(
+    shared: Metrics,
+    untouched_ms: Mapping[str, float],
+    profiles: Iterable[HardwareProfile],
+    read: Callable[[HardwareProfile], Reading],
+) -> Cost:
+    """`shared` (at least the size and the peak of activations), and what `read` says on each profile."""
+    metrics, readings, absent = dict(shared), {}, {}
     for profile in profiles:
         try:
-            reading = measure(profile.name, file, reference, inputs, attempts)
+            reading = read(profile)
         except CandidateError as error:
             absent[profile.name] = str(error)
             continue
         readings[profile.name] = reading
-        metrics |= _on(profile, reading, untouched_ms.get(profile.name), metrics)
+        metrics |= _on(profile, reading, untouched_ms.get(profile.name), shared)
     return Cost(metrics, readings, absent)
 
 

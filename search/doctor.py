@@ -2,13 +2,13 @@
 
 import os
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from shutil import which
 from typing import Any
 
 from rich.table import Table
 
 from ..evaluators.runtimes import RUNTIMES, timed
+from ..hardware_profiles import vela
 from ..hardware_profiles.backend import Command
 from ..hardware_profiles.load import known, load
 from ..hardware_profiles.profile import HardwareProfile
@@ -51,7 +51,7 @@ def usable(profile: HardwareProfile, gaps: Gaps) -> str:
     if backend.kind == "analytic":
         return "ready (predicted)"
     if backend.kind == "vela":
-        return "ready (compiled)" if find_spec("ethosu") else "pip install 'pared[npu]'"
+        return vela.missing() or "ready (compiled)"
     if backend.kind == "node":
         return f"ready where a node of the Ray cluster offers {backend.resource}"
     if isinstance(backend, Command):

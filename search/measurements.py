@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..errors import RunError
-from ..evaluators.devices.table import TableDevice
+from ..evaluators.devices.results import read_checked
 from ..hardware_profiles.backend import Table
 from ..hardware_profiles.load import dump as profile_text
 from ..hardware_profiles.load import load
@@ -23,7 +23,7 @@ def add(folder: Path, results: Path, profile: str) -> Run:
     """
     run = Run(folder)
     made = _measured(_base(run, profile), results)
-    rows = TableDevice(made.model_copy(update={"backend": Table(path=str(results))})).rows()
+    rows = read_checked(results)
     if not any(row.is_of(c.sha256) for c in run.candidates for row in rows):
         raise RunError(f"{results}: none of its {len(rows)} rows is a file of {run.path}; the first column "
                        f"is the sha256 of files in {run.path / 'artifacts'}")

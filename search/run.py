@@ -1,6 +1,6 @@
 """A finished or running search, read from its directory: front, pick, export, verify."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,18 +9,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import BudgetError, ConfigError, RunError, unknown
 from ..evaluators.accuracy import Drop
-from ..evaluators.artifact import Store
-from ..evaluators.devices import Reading, device
+from ..evaluators.devices.table import TableDevice
 from ..evaluators.measurement import Measurement
 from ..evaluators.subjects.find import find
 from ..spaces.recipe import from_json
 from ..spaces.subject import Subject
 from . import study as book
 from .budget import broken, parse
-from .candidate import ARTIFACTS, Candidate
+from .candidate import Candidate
 from .choice import miss, noted
 from .config import RunConfig, check_trusted, read
-from .cost import Cost, cost
+from .cost import Cost, Metrics, by_profile
 from .front import non_dominated
 from .labels import label
 from .limits import latency_limit, limits, on_profile
@@ -188,35 +187,32 @@ class Run:
         metrics = {n: Measurement.from_json(m) for n, m in outcome["metrics"].items()}
         again = {n: Measurement.from_json(m) for n, m in final["metrics"].items()}
         test = again.pop("accuracy", None)
-        tabled = self._tabled(outcome["sha256"])
+        known = self._with_tables({**metrics, **again}, outcome["sha256"])
         return Candidate(
             run=self.path,
             trial=trial.number,
             recipe=from_json(trial.user_attrs[book.RECIPE]),
             sha256=outcome["sha256"],
-            metrics={**metrics, **again, **tabled.metrics},
+            metrics=known.metrics,
             drop=Drop(**outcome["drop"]),
             size_only=outcome["size_only"],
-            absent={**outcome.get("absent", {}), **tabled.absent},
+            absent={**outcome.get("absent", {}), **known.absent},
             shipped=outcome.get("shipped", {}),
             remarks=outcome.get("remarks", {}),
             test=test,
             test_drop=Drop(**final["drop"]) if test else None,
         )
 
-    def _tabled(self, digest: str) -> Cost:
-        """What tables of measurements say of a file: they may have come after the search."""
-        store = Store(str(self.path / ARTIFACTS))
-        machines = tuple(m for m in self.config.machines if m.backend.kind == "table")
-        if not machines:
-            return Cost({}, {}, {})
-        untouched = store.get(self.untouched.sha256)
+    @cached_property
+    def _tables(self) -> dict[str, TableDevice]:
+        return {m.name: TableDevice(m) for m in self.config.machines if m.backend.kind == "table"}
 
-        def measure(profile: str, *what: Any) -> Reading:
-            return device(self.config.machine(profile)).read(*what)
-
-        found = cost(store.get(digest), untouched, {}, machines, (), measure, ())
-        return replace(found, metrics={n: m for n, m in found.metrics.items() if "@" in n})
+    def _with_tables(self, metrics: Metrics, digest: str) -> Cost:
+        """And what tables of measurements say of a file: they may have come after the search."""
+        if not self._tables:
+            return Cost(metrics, {}, {})
+        machines, untouched = map(self.config.machine, self._tables), self.untouched.sha256
+        return by_profile(metrics, {}, machines, lambda m: self._tables[m.name].find(digest, untouched))
 
     def _trial(self, trial: int) -> Candidate:
         for candidate in self.candidates:

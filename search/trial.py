@@ -96,8 +96,7 @@ class _Trial:
         if self.recipe.steps and not found.readings:
             raise MetricError("; ".join(f"{name}: {why}" for name, why in found.absent.items()))
         over = self._over(found, refused if needs_training else broken)
-        if self.recipe.steps and nowhere((*over, *map("latency_ms@{}".format, found.absent)),
-                                         [profile.name for profile in self.bench.profiles]):
+        if self.recipe.steps and nowhere(over, found.readings):
             return Outcome("refused", _reason(over, found, self.bench.limits), broken=over,
                            metrics=_plain(found.metrics), absent=dict(found.absent))
         if needs_training:

@@ -68,9 +68,9 @@ def _checked(
 
 def _shipped(candidate: Candidate, store: Store, subject: Subject) -> list[str]:
     """The files that devices run instead: their sha256, and their own accuracy."""
-    problems, (engine, suffix) = [], SHIPPED
+    problems, (engine, _) = [], SHIPPED
     for profile, name in candidate.shipped.items():
-        session = runtime(engine).load(store.get(name.removesuffix(suffix), suffix), 1)
+        session = runtime(engine).load(store.get_file(name), 1)
         again = float(accuracy.scores(session, subject.split("validation"), subject).mean())
         if again != (reported := candidate.accuracy(profile).value):
             problems.append(f"accuracy on {profile} {again:.5f}, reported {reported:.5f}")

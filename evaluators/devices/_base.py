@@ -1,11 +1,12 @@
 """What a way of getting a latency must do, and what it finds."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from ...errors import MetricError
+from ...hardware_profiles.profile import Calibration
 from ...spaces.subject import Array
 
 MOVED = 0.05  # the most by which the reference may differ before and after
@@ -66,6 +67,14 @@ class Device(Protocol):
 def interval(latency_ms: float, spread: float) -> tuple[float, float]:
     """95 % interval of a latency whose coefficient of variation is `spread`."""
     return max(0.0, latency_ms * (1 - 1.96 * spread)), latency_ms * (1 + 1.96 * spread)
+
+
+def outdated(fits: Iterable[Calibration], running: str) -> str:
+    """The versions of the runtime that the fits are of, where it now runs another one; else empty."""
+    known = {fit.runtime_version for fit in fits} - {""}
+    if not running or running in known or known & set(running.split()):
+        return ""
+    return ", ".join(sorted(known))
 
 
 def moved(before_ms: float, after_ms: float) -> str | None:

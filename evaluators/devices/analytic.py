@@ -7,8 +7,8 @@ from ...hardware_profiles import graph
 from ...hardware_profiles.predict import Prediction, predict
 from ...hardware_profiles.profile import HardwareProfile
 from ...spaces.subject import Array
-from ..runtimes import RUNTIMES
-from ._base import Reading
+from ..runtimes import installed
+from ._base import Reading, outdated
 
 
 class AnalyticDevice:
@@ -36,12 +36,13 @@ class AnalyticDevice:
     def _outdated(self, file: bytes) -> tuple[str, ...]:
         """Whether the fit is of another version of the runtime than the one that is installed here."""
         fit = self._profile.calibration.get(graph.dtype(_kernels(file)))
-        name = self._profile.runtime.name
-        now = RUNTIMES[name].version() if name in RUNTIMES and not RUNTIMES[name].missing() else ""
-        if not fit or not fit.runtime_version or not now or fit.runtime_version == now:
+        if fit is None:
             return ()
-        return (f"{self._profile.name} was calibrated for {name} {fit.runtime_version}, installed is {now}; "
-                f"calibrate it again with `pared profile-device`",)
+        name = self._profile.runtime.name
+        now = installed(name)
+        old = outdated([fit], now)
+        return (f"{self._profile.name} was calibrated for {name} {old}, installed is {now}; "
+                f"calibrate it again with `pared profile-device`",) if old else ()
 
     def _predicted(self, file: bytes) -> Prediction:
         kernels = _kernels(file)

@@ -14,7 +14,7 @@ from ...spaces.subject import Array
 from ..lane import Lane
 from ..latency import SETTLED
 from ..runtimes._base import LEAST_SHARE
-from ._base import Reading, interval, moved
+from ._base import Reading, interval, moved, outdated
 from .answer import Answer, last_object, parse
 from .shelf import Shelf, digest
 from .transport import REACH_S, TRANSPORTS, Done
@@ -152,11 +152,9 @@ class CommandDevice:
 
     def _stale(self, running: str) -> tuple[str, ...]:
         """A profile is calibrated for one version of the runtime."""
-        known = {fit.runtime_version for fit in self._profile.calibration.values()} - {""}
-        if not (known and running) or running in known or known & set(running.split()):
-            return ()
-        return (f"the profile was calibrated for {', '.join(sorted(known))}, the device runs {running}: "
-                "calibrate it again",)
+        old = outdated(self._profile.calibration.values(), running)
+        return (f"the profile was calibrated for {old}, the device runs {running}: calibrate it again",
+                ) if old else ()
 
 
 def _fill(word: str, values: Mapping[str, object]) -> str:

@@ -45,6 +45,18 @@ def read_csv(path: str | Path) -> list[Row]:
     return rows
 
 
+def read_checked(path: str | Path) -> list[Row]:
+    """The same, of a table whose first and last rows are the reference's. Raises ConfigError as both do."""
+    rows = read_csv(path)
+    check_reference(rows, rows[0].sha256)
+    return rows
+
+
+def latest(rows: Sequence[Row], digest: str) -> Row | None:
+    """The last row of a file: it may have been measured again."""
+    return next((row for row in reversed(rows) if row.is_of(digest)), None)
+
+
 def check_reference(rows: Sequence[Row], reference_sha: str) -> None:
     """Raises ConfigError unless the reference comes first and last, and moved by at most 5 % throughout."""
     if not (len(rows) > 1 and rows[0].is_of(reference_sha) and rows[-1].is_of(reference_sha)):

@@ -34,9 +34,15 @@ def named(name: str) -> type[Runtime]:
     return RUNTIMES[name]
 
 
+def installed(name: str) -> str:
+    """The version that is installed here; empty for a runtime that is not, or not known."""
+    engine = RUNTIMES.get(name)
+    return engine.version() if engine and not engine.missing() else ""
+
+
 def timed(name: str) -> bool:
     """False for a runtime that says whether a file runs there, and not how fast."""
     return bool(getattr(RUNTIMES.get(name), "timed", True))
 
 
-__all__ = ["RUNTIMES", "Runtime", "Session", "named", "runtime", "timed"]
+__all__ = ["RUNTIMES", "Runtime", "Session", "installed", "named", "runtime", "timed"]

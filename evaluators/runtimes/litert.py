@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import version as installed
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 from ...errors import GateError
 from ...spaces.subject import Array
-
-TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+from ..tflite.plan import TO_NCHW, TO_NHWC
+from ..tflite.writer import missing
 
 
 class LiteRt:
@@ -20,7 +19,7 @@ class LiteRt:
 
     @staticmethod
     def missing() -> str | None:
-        return "pip install 'pared[npu]'" if find_spec("ai_edge_litert") is None else None
+        return missing()
 
     @staticmethod
     def version() -> str:

@@ -67,5 +67,5 @@ def test_a_file_that_is_no_tflite_is_refused(content: bytes) -> None:
 
 def test_it_says_what_to_install_and_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
     assert LiteRt.missing() is None and LiteRt.version()[0].isdigit()
-    monkeypatch.setattr("pared.evaluators.runtimes.litert.find_spec", lambda name: None)
+    monkeypatch.setattr("pared.evaluators.tflite.writer.find_spec", lambda name: None)
     assert LiteRt.missing() == "pip install 'pared[npu]'"
