@@ -18,6 +18,8 @@ from ..errors import GateError, RunError
 from ..spaces.subject import Array
 from .runtimes import runtime
 
+TUNED = 0.1  # of the outputs' norm: rounding in integers and in floats differs by single steps
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
@@ -89,9 +91,23 @@ def check_faithful(
 
     `tolerance`: largest error of the outputs, as a share of their norm, that is no bug. Raises GateError.
     """
-    sessions = [runtime("onnxruntime").load(graph.SerializeToString(), 1) for graph in (before, after)]
-    rows = tuple(array[: sessions[0].fixed_batch] for array in inputs)
-    want, got = (session.run(rows) for session in sessions)
-    error = float(np.linalg.norm(want - got) / max(1e-12, float(np.linalg.norm(want))))
+    error = _distance(_run(before, inputs), _run(after, inputs))
     if not error <= tolerance:
         raise GateError(f"{name} changed the outputs by {error:.2g} of their norm, more than {tolerance}")
+
+
+def check_tuned(name: str, graph: onnx.ModelProto, inputs: tuple[Array, ...], expected: Array) -> None:
+    """The file computes what the trained module does; `expected` are its outputs. Raises GateError."""
+    got = _run(graph, inputs)
+    error = _distance(expected[: len(got)], got)
+    if not error <= TUNED:
+        raise GateError(f"{name}: the file differs from what was trained by {error:.2g} of the outputs' norm")
+
+
+def _run(graph: onnx.ModelProto, inputs: tuple[Array, ...]) -> Array:
+    session = runtime("onnxruntime").load(graph.SerializeToString(), 1)
+    return session.run(tuple(array[: session.fixed_batch] for array in inputs))
+
+
+def _distance(want: Array, got: Array) -> float:
+    return float(np.linalg.norm(want - got) / max(1e-12, float(np.linalg.norm(want))))

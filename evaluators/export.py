@@ -52,6 +52,7 @@ def _exported(model: nn.Module, inputs: tuple[Array, ...], dynamic: bool) -> onn
     assert program is not None
     graph: onnx.ModelProto = program.model_proto
     _strip_(graph)
+    _name_(graph, model)
     return graph
 
 
@@ -63,6 +64,23 @@ def _strip_(graph: onnx.ModelProto) -> None:
             del thing.metadata_props[:]
         if hasattr(thing, "doc_string"):
             thing.doc_string = ""
+
+
+def _name_(graph: onnx.ModelProto, model: nn.Module) -> None:
+    """Gives weights that the exporter turned over, and so made nameless, the name of their parameter."""
+    names = {tensor.name for tensor in graph.graph.initializer}
+    turned = {_content(p.detach().numpy().T): name for name, p in model.named_parameters()
+              if p.ndim == 2 and name not in names}
+    known = {tensor.name: turned.pop(content) for tensor in graph.graph.initializer
+             if len(tensor.dims) == 2 and (content := _content(onnx.numpy_helper.to_array(tensor))) in turned}
+    for tensor in graph.graph.initializer:
+        tensor.name = known.get(tensor.name, tensor.name)
+    for node in graph.graph.node:
+        node.input[:] = [known.get(name, name) for name in node.input]
+
+
+def _content(array: Array) -> tuple[tuple[int, ...], bytes]:
+    return array.shape, np.ascontiguousarray(array).tobytes()
 
 
 def _check_agreement(model: nn.Module, graph: onnx.ModelProto, inputs: tuple[Array, ...]) -> None:

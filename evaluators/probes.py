@@ -15,6 +15,7 @@ from torch import nn
 
 from ..errors import CandidateError, ConfigError
 from ..hardware_profiles.profile import Dtype, HardwareProfile
+from ..spaces.materials import Materials
 from ..spaces.passes import FILE, MODULE
 from ..spaces.passes.int8_static import Int8Static
 from ..spaces.subject import Array, Subject, example_inputs
@@ -74,7 +75,7 @@ def _variants(
     for ratio in RATIOS[1:]:
         step = prune.decode({**{f"ratio.{stage}": ratio for stage in scope.stages}, "criterion": "l2"}, scope)
         try:
-            narrow = prune.apply(step, subject.model(), inputs)
+            narrow = prune.apply(step, subject.model(), Materials(subject))
         except CandidateError:  # too narrow for the profile's step: the wider ones do
             return
         yield f"model, {1 - ratio:.0%} of its width", export(narrow, inputs)

@@ -41,7 +41,7 @@ def search(
 
     `subject` is a Subject or what a run file's `model` takes. `budgets` is written as in a run file
     (`{"host-cpu": {"latency": "2ms"}, "size": "25%"}`), as are the keys of `settings`:
-    `max_accuracy_drop`, `objectives`, `space`, `search`, `cluster`. Raises UserError.
+    `max_accuracy_drop`, `objectives`, `space`, `keep`, `search`, `cluster`. Raises UserError.
     """
     reference = subject if isinstance(subject, str) else IN_PYTHON
     fields = {"model": reference, "profiles": list(profiles), "budgets": dict(budgets or {}), **settings}
@@ -116,11 +116,11 @@ def _drive(out: Path, config: RunConfig, subject: Subject, watch: Watch | None) 
         known = book.known_untouched(out)
         shared = workers.share(subject)
         ready: Prepared = workers.call(
-            prepare, shared, profiles, store, known, cluster.cpus_per_worker)
+            prepare, shared, profiles, store, known, cluster.cpus_per_worker, config.keep, ())
         space = spaces.build(ready.scope, config.space)
         bench = Bench(subject, profiles, store, cluster.cpus_per_worker, config.search.seed,
                       ready.untouched.sha256, ready.scores, ready.untouched.latency_ms,
-                      limits(config, ready.untouched), ready.teacher)
+                      limits(config, ready.untouched), ready.teacher, ready.keep)
         _search(out, config, space, bench, workers, ready, watch)
 
 

@@ -112,6 +112,8 @@ class RunConfig(_Strict):
     objectives: tuple[Objective, ...] = Field(("accuracy", "latency", "size"), min_length=1)
     space: dict[str, bool | dict[str, Any]] = Field(
         {}, description="technique: false, or its knobs narrowed to [low, high] or a list of options")
+    keep: tuple[str, ...] = Field(
+        (), description="layers that no technique changes: a path, a pattern such as blocks.0.*, or a type")
     search: SearchSettings = SearchSettings()
     cluster: ClusterSettings = ClusterSettings()
 

@@ -18,6 +18,8 @@ from ..evaluators.latency import THOROUGH
 from ..evaluators.runtimes import runtime
 from ..hardware_profiles.liveness import activation_peak_bytes
 from ..hardware_profiles.profile import HardwareProfile
+from ..spaces.keep import resolve
+from ..spaces.materials import Teacher
 from ..spaces.passes import Scope
 from ..spaces.subject import Array, Subject, example_inputs
 from ..spaces.survey import survey
@@ -34,7 +36,8 @@ class Prepared:
     scope: Scope
     untouched: Untouched
     scores: Mapping[str, NDArray[np.float64]]  # split -> (n,)
-    teacher: Array  # outputs on the train split, (n, ...)
+    teacher: Teacher
+    keep: tuple[str, ...]
 
 
 def prepare(
@@ -43,6 +46,8 @@ def prepare(
     store_url: str,
     known: Untouched | None,
     threads: int,
+    keep: tuple[str, ...],
+    students: tuple[str, ...],
     measure: Measure,
     report: Report,
 ) -> Prepared:
@@ -58,16 +63,17 @@ def prepare(
         session = runtime("onnxruntime").load(file, threads)
         if known:
             _check_same_model(subject, session.run(tuple(a[: session.fixed_batch] for a in inputs)), inputs)
-        scope = survey(subject.model(), inputs, onnx.load_from_string(file), profiles)
+        kept = resolve(keep, subject.model())
+        scope = survey(subject.model(), inputs, onnx.load_from_string(file), profiles, kept, students)
         scores = {name: accuracy.scores(session, subject.split(name), subject)
                   for name in ("validation", "test")}
         everyone = runtime("onnxruntime").load(file, os.cpu_count() or 1)  # nothing else runs yet
-        teacher = accuracy.outputs(everyone, subject.split("train"))
+        teacher = Teacher(accuracy.outputs(everyone, subject.split("train")))
     found = known or _figures(file, scores["validation"], profiles, store, inputs, measure)
     if not np.isclose(found.accuracy, scores["validation"].mean(), atol=1e-9):
         raise RunError(f"the validation data changed: the untouched model scored {found.accuracy:.4f} "
                        f"when the run started, now {scores['validation'].mean():.4f}")
-    return Prepared(scope, found, scores, teacher)
+    return Prepared(scope, found, scores, teacher, kept)
 
 
 def _exported(subject: Subject, inputs: tuple[Array, ...]) -> bytes:

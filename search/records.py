@@ -46,6 +46,7 @@ class Outcome:
     remarks: dict[str, list[str]] = field(default_factory=dict)  # profile -> what its device said
     # profile -> provider -> share of the file's nodes that it ran there
     providers: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # what passes had to say
     train_s: float = 0.0
     node: str = ""
     pid: int = 0

@@ -8,7 +8,7 @@ import socket
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from time import perf_counter
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import CandidateError, MetricError, RunError
 from ..evaluators import accuracy
-from ..evaluators.artifact import Store, check_faithful
+from ..evaluators.artifact import Store, check_faithful, check_tuned
 from ..evaluators.devices import SHIPPED, Reading
 from ..evaluators.export import export
 from ..evaluators.lane import Lane, Turn
@@ -28,9 +28,11 @@ from ..evaluators.latency import QUICK, THOROUGH
 from ..evaluators.measurement import Measurement
 from ..evaluators.runtimes import runtime
 from ..hardware_profiles.profile import HardwareProfile
-from ..spaces.passes import FILE, MODULE, TRAINING
+from ..spaces.materials import Materials, Teacher
+from ..spaces.passes import FILE, MODULE, PASSES, TRAINING, TUNING, _onnx
+from ..spaces.passes._base import Step
 from ..spaces.recipe import Recipe, from_json
-from ..spaces.subject import Array, SplitName, Subject, example_inputs
+from ..spaces.subject import SplitName, Subject, example_inputs
 from .budget import broken, refused
 from .cost import Cost, Measure, Metrics, cost, latency
 from .limits import nowhere
@@ -52,7 +54,9 @@ class Bench:
     untouched_scores: Mapping[str, NDArray[np.float64]]  # split -> (n,)
     untouched_ms: Mapping[str, float]  # profile -> latency, where it runs
     limits: Mapping[str, float]  # metric -> upper limit
-    teacher: Array | None = None  # outputs of the untouched model on the train split, (n, ...)
+    teacher: Teacher | None = None
+    keep: tuple[str, ...] = ()  # paths of modules that no pass may change
+    students: Mapping[str, Callable[[], torch.nn.Module]] = field(default_factory=dict)
 
 
 def run(job: Job, bench: Bench, measure: Measure, report: Report) -> Outcome:
@@ -85,13 +89,16 @@ class _Trial:
         # The stored float file to start from, where there is one.
         self.known = job.trained or (None if self.recipe.prefix.steps else bench.untouched)
         self.trained, self.train_s = "", 0.0
+        self.notes: list[str] = []
 
     def outcome(self) -> Outcome:
-        needs_training = self.recipe.trains and self.job.trained is None
+        recovers = bool(self.recipe.training_steps) and self.job.trained is None
+        needs_training = recovers or bool(self.recipe.tuning_steps)
         with self.lane.working():
             self.report("building")
-            model = None if self.job.trained else self._module()
-            file = self._finished(self._float(model), final=not needs_training)
+            model = None if self.known else self._module()
+            graph = self._float(model)
+            file = self._finished(graph, tuned=False, final=not needs_training)
         found = self._cost(file)
         if self.recipe.steps and not found.readings:
             raise MetricError("; ".join(f"{name}: {why}" for name, why in found.absent.items()))
@@ -100,9 +107,11 @@ class _Trial:
             return Outcome("refused", _reason(over, found, self.bench.limits), broken=over,
                            metrics=_plain(found.metrics), absent=dict(found.absent))
         if needs_training:
+            started = perf_counter()
             with self.lane.working() as turn:
-                assert model is not None
-                file = self._finished(self._recovered(model, turn), final=True)
+                graph = self._recovered(model, turn) if recovers and model else graph
+                file = self._finished(graph, tuned=True, final=True, turn=turn)
+            self.train_s = perf_counter() - started
             found = self._cost(file)
         with self.lane.working():
             self.report("scoring")
@@ -118,7 +127,7 @@ class _Trial:
         """The model after its module passes, untrained."""
         model = self.bench.subject.model()
         for name, step in self.recipe.module_steps:
-            model = MODULE[name].apply(step, model, self.inputs)
+            model = MODULE[name].apply(step, model, self._materials())
         return model
 
     def _float(self, model: torch.nn.Module | None) -> onnx.ModelProto:
@@ -130,35 +139,51 @@ class _Trial:
 
     def _recovered(self, model: torch.nn.Module, turn: Turn) -> onnx.ModelProto:
         """The float graph after training, stored for the recipes that share it."""
-        started = perf_counter()
-        assert self.bench.teacher is not None
         for name, step in self.recipe.training_steps:
-
-            def on_step(done: float) -> None:
-                self.report(f"training {done:.0%}")
-                turn.step_aside()
-
-            model = TRAINING[name].train(
-                step, model, self.bench.subject, self.bench.teacher, self.bench.seed, on_step)
-        self.train_s = perf_counter() - started
+            model = TRAINING[name].train(step, model, self._materials(turn))
         graph = export(model, self.inputs)
         self.trained = self.store.put(graph.SerializeToString()).sha256
         return graph
 
-    def _finished(self, graph: onnx.ModelProto, final: bool) -> bytes:
-        """The file after its file passes, each held to what it promised."""
+    def _materials(self, turn: Turn | None = None) -> Materials:
+        def on_step(done: float) -> None:
+            self.report(f"training {done:.0%}")
+            if turn:
+                turn.step_aside()
+
+        bench = self.bench
+        return Materials(bench.subject, bench.seed, bench.teacher, bench.keep, bench.students, on_step,
+                         self.notes.append)
+
+    def _finished(
+        self, graph: onnx.ModelProto, tuned: bool, final: bool, turn: Turn | None = None
+    ) -> bytes:
+        """The file after its file passes, each held to what it promised; trained inside if `tuned`."""
         if not self.recipe.file_steps:
             return self._untouched(graph)
-        calibration = self.bench.subject.split("calibration")
-        names = [value.name for value in graph.graph.input]
-        data = dict(zip(names, calibration.inputs, strict=True))
         for name, step in self.recipe.file_steps:
             self.report(name)
-            before, graph = graph, FILE[name].apply(step, graph, data)
-            FILE[name].check(step, before, graph)
-            if final:
-                check_faithful(name, before, graph, self.inputs, FILE[name].tolerance)
+            if name in FILE:
+                graph = self._rewritten(name, step, graph, final)
+            elif tuned:
+                graph = self._tuned(name, step, graph, turn)
         return bytes(graph.SerializeToString())
+
+    def _rewritten(self, name: str, step: Step, before: onnx.ModelProto, final: bool) -> onnx.ModelProto:
+        calibration = self.bench.subject.split("calibration")
+        names = [value.name for value in before.graph.input]
+        data = dict(zip(names, calibration.inputs, strict=True))
+        after = FILE[name].apply(step, before, data, _onnx.kept(before, self.bench.keep))
+        FILE[name].check(step, before, after)
+        if final:
+            check_faithful(name, before, after, self.inputs, FILE[name].tolerance)
+        return after
+
+    def _tuned(self, name: str, step: Step, before: onnx.ModelProto, turn: Turn | None) -> onnx.ModelProto:
+        after = TUNING[name].tune(step, before, self._materials(turn))
+        TUNING[name].check(step, before, after)
+        check_tuned(name, after, self.inputs, TUNING[name].outputs(after, self.inputs))
+        return after
 
     def _untouched(self, graph: onnx.ModelProto) -> bytes:
         """A graph that no file pass touches keeps its very bytes, so that its sha256 is the same."""
@@ -179,7 +204,7 @@ class _Trial:
         return Outcome(
             "complete", sha256=artifact.sha256, trained=self.trained, metrics=_plain(metrics),
             drop=asdict(lost), broken=self._over(replace(found, metrics=metrics), broken),
-            size_only=_size_only(self.recipe, self.bench.profiles), train_s=self.train_s,
+            size_only=_size_only(self.recipe, self.bench.profiles), train_s=self.train_s, notes=self.notes,
             absent=dict(found.absent), shipped=shipped,
             remarks={name: list(r.notes) for name, r in found.readings.items() if r.notes},
             providers={name: dict(r.provider_share) for name, r in found.readings.items()
@@ -232,8 +257,9 @@ def _scores(file: bytes, split: SplitName, bench: Bench) -> NDArray[np.float64]:
 
 
 def _size_only(recipe: Recipe, profiles: tuple[HardwareProfile, ...]) -> dict[str, list[str]]:
-    return {profile.name: [name for name, _ in recipe.file_steps
-                           if not profile.uses(FILE[name].ability)] for profile in profiles}
+    named = list(zip(recipe.names, recipe.steps, strict=True))
+    return {profile.name: [name for name, step in named if not profile.uses(PASSES[name].needs(step))]
+            for profile in profiles}
 
 
 def _reason(over: Mapping[str, float], found: Cost, limits: Mapping[str, float]) -> str:

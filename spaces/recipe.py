@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
 from ..errors import RecipeError, unknown
 from . import legal
-from .passes import FILE, MODULE, PASSES, TRAINING
+from .passes import FILE, MODULE, PASSES, TRAINING, TUNING
 from .passes._base import Step
 
 VERSION = 1
@@ -31,8 +31,8 @@ class Recipe:
 
     @cached_property
     def json(self) -> str:
-        """Canonical: sorted keys, no spaces."""
-        steps = [{"pass": name, **asdict(step)}
+        """Canonical: sorted keys, no spaces, fields at their defaults left out."""
+        steps = [{"pass": name, **_settings(step)}
                  for name, step in zip(self.names, self.steps, strict=True)]
         return json.dumps({"version": VERSION, "steps": steps}, sort_keys=True, separators=(",", ":"))
 
@@ -51,11 +51,16 @@ class Recipe:
 
     @property
     def file_steps(self) -> tuple[tuple[str, Step], ...]:
-        return self._of(FILE)
+        """What is done to the exported file, training inside it included."""
+        return self._of({**FILE, **TUNING})
+
+    @property
+    def tuning_steps(self) -> tuple[tuple[str, Step], ...]:
+        return self._of(TUNING)
 
     @property
     def trains(self) -> bool:
-        return bool(self.training_steps)
+        return bool(self.training_steps or self.tuning_steps)
 
     @cached_property
     def prefix(self) -> "Recipe":
@@ -86,6 +91,15 @@ def _step(entry: dict[str, Any]) -> Step:
     name = entry.pop("pass")
     if name not in PASSES:
         raise RecipeError(unknown("technique", name, PASSES))
-    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-    step: Step = PASSES[name].step(**plain)
+    step: Step = PASSES[name].step(**{key: _frozen(value) for key, value in entry.items()})
     return step
+
+
+def _settings(step: Step) -> dict[str, Any]:
+    """Without what is at its default: a field that comes later leaves the digests of old recipes alone."""
+    return {field.name: getattr(step, field.name) for field in fields(step)
+            if getattr(step, field.name) != field.default}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -4,90 +4,141 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import ConfigError, unknown
+from . import legal
 from .knob import Choice, Knob, Value
-from .passes import FILE, PASSES, Scope
+from .passes import FILE, MODULE, PASSES, TRAINING, TUNING, Scope
 from .recipe import Recipe
 
 Values = dict[str, Value]
 Wish = Mapping[str, bool | Mapping[str, object]]  # technique -> off/on, or narrowed knobs
+Pick = Callable[[str, Knob], Value]
 
 PRUNE, RECOVER, PRECISION, NONE = "prune", "recover", "precision", "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Knobs by full name (`prune.ratio.stage1`), over the techniques that are of use here."""
+    """Switches by technique, knobs by full name (`prune.ratio.stage1`), over what is of use here."""
 
     scope: Scope
     knobs: Mapping[str, Knob]
     left_out: Mapping[str, str]  # technique -> why
 
-    def walk(self, pick: Callable[[str, Knob], Value]) -> Values:
+    def walk(self, pick: Pick) -> Values:
         """One value for every active knob; which ones are active depends on the earlier picks."""
         values: Values = {}
-        for name in (PRUNE, PRECISION):
-            values[name] = pick(name, self.knobs[name])
-            for technique in self._opened(name, values[name]):
-                for knob in self._of(technique):
-                    values[knob] = pick(knob, self.knobs[knob])
+        chosen: list[str] = []
+        for switch in self._switches:
+            for technique in self._turned_on(switch, chosen, values, pick):
+                if technique not in chosen:
+                    chosen.append(technique)
+                    self._turn(technique, values, pick)
         return values
 
     def decode(self, values: Mapping[str, Value]) -> Recipe:
         """The recipe that the values spell; settings that do nothing leave no step."""
-        steps = []
-        for name in (PRUNE, PRECISION):
-            for technique in self._opened(name, values[name]):
-                mine = {k.partition(".")[2]: values[k] for k in self._of(technique)}
-                step = PASSES[technique].decode(mine, self.scope)
-                if step is None:
-                    break  # pruning nothing: there is nothing to recover from either
-                steps.append(step)
-        return Recipe(tuple(steps))
+        steps = {}
+        for technique in self.spelled(values):
+            mine = {k.partition(".")[2]: v for k, v in values.items() if k.startswith(f"{technique}.")}
+            step = PASSES[technique].decode(mine, self.scope)
+            if step is not None:
+                steps[technique] = step
+        if not any(name in MODULE for name in steps) and not values.get(RECOVER):
+            steps.pop(RECOVER, None)  # nothing was cut: there is nothing to recover from
+        return Recipe(tuple(step for name, step in steps.items()
+                            if not legal.objection(name, list(steps)[: list(steps).index(name)])))
+
+    def spelled(self, values: Mapping[str, Value]) -> list[str]:
+        """The techniques that the values turn on, in the order of a recipe."""
+        on = {name for name in self._switches if values.get(name) is True}
+        on |= {str(values.get(PRECISION, NONE))} - {NONE}
+        on |= {brought for name in on for brought in self._brought(name)}
+        return [name for name in legal.ORDER if name in on]
 
     def anchors(self) -> list[Values]:
         """The untouched model, then the known-good recipes, each snapped to the narrowed knobs."""
-        precisions = [NONE, *(n for n in ("fp16", "int8_static") if n in self._precisions)]
-        found = [self._setting(None, precision, 0) for precision in precisions]
-        if True in self.knobs[PRUNE]:
-            for choice in range(len(PASSES[PRUNE].usual(self.scope))):
-                for precision in precisions[::2] if "fp16" in precisions else precisions:
-                    found.append(self._setting(choice, precision, 0))
-        return [found[i] for i, recipe in enumerate(map(self.decode, found))
-                if recipe not in map(self.decode, found[:i])]
+        formats = [NONE, *(n for n in ("fp16", "int8_static") if n in self.formats)]
+        found = [self.setting({}, precision) for precision in formats]
+        for technique in (name for name in legal.STRUCTURE if name in self.knobs):
+            for choice in range(len(PASSES[technique].usual(self.scope))):
+                for precision in formats[::2] if "fp16" in formats else formats:
+                    found.append(self.setting({technique: choice}, precision))
+        found += [self.setting({name: 0}, str(precision)) for name in TUNING if name in self.knobs
+                  for precision in self.formats if precision in legal.REQUIRES[name]]
+        return self._distinct(found)
 
     def siblings(self, values: Mapping[str, Value]) -> list[Values]:
         """Every post-training variant, at its usual settings, of what the values train."""
-        trained = {k: v for k, v in values.items() if k.split(".")[0] in (PRUNE, RECOVER)}
+        technique = (MODULE | TRAINING).keys()
+        trained = {k: v for k, v in values.items() if k.split(".")[0] in technique}
         variants: list[Values] = [{PRECISION: NONE}]
-        for technique in self._precisions:
-            for setting in PASSES[technique].usual(self.scope):
-                variants.append({PRECISION: technique, **self._snapped(technique, setting)})
-        return [{**trained, **variant} for variant in variants]
+        for name in self.formats:
+            for setting in PASSES[name].usual(self.scope):
+                variants.append({PRECISION: name, **self._snapped(name, setting)})
+        chosen = self.spelled(trained)
+        return [{**trained, **variant} for variant in variants
+                if not legal.objection(str(variant[PRECISION]), chosen)]
 
     @property
-    def _precisions(self) -> tuple[str, ...]:
+    def formats(self) -> tuple[str, ...]:
+        """The number formats that are of use here."""
         knob = self.knobs[PRECISION]
         return tuple(str(o) for o in knob.options if o != NONE) if isinstance(knob, Choice) else ()
 
-    def _setting(self, pruned: int | None, precision: str, choice: int) -> Values:
-        values: Values = {PRUNE: pruned is not None}
-        if pruned is not None:
-            values |= self._snapped(PRUNE, PASSES[PRUNE].usual(self.scope)[pruned])
-            values |= self._snapped(RECOVER, PASSES[RECOVER].usual(self.scope)[0])
-        values[PRECISION] = precision
-        if precision != NONE:
-            values |= self._snapped(precision, PASSES[precision].usual(self.scope)[choice])
-        return values
+    def setting(self, on: Mapping[str, int], precision: str) -> Values:
+        """Techniques -> which of their usual settings, and a number format at its most usual one."""
+        usual: Values = {name: True for name in on}
+        usual[PRECISION] = precision
+        for name in self.spelled(usual):
+            usual |= self._full(name, PASSES[name].usual(self.scope)[on.get(name, 0)])
+
+        def pick(name: str, knob: Knob) -> Value:
+            return knob.nearest(usual[name]) if name in usual else knob.nearest(False)
+
+        return self.walk(pick)
+
+    @property
+    def _switches(self) -> tuple[str, ...]:
+        """In the order of a recipe; number formats share one."""
+        names = [PRECISION if name in FILE else name for name in legal.ORDER]
+        return tuple(name for name in dict.fromkeys(names) if name in self.knobs)
+
+    def _turned_on(self, switch: str, chosen: list[str], values: Values, pick: Pick) -> list[str]:
+        """The techniques that one switch turns on, after those already chosen."""
+        if switch in chosen or legal.objection(switch, chosen):
+            return []
+        knob = self.knobs[switch]
+        if switch == PRECISION and isinstance(knob, Choice):
+            knob = Choice(tuple(o for o in knob.options if not legal.objection(str(o), chosen)))
+        values[switch] = pick(switch, knob)
+        name = str(values[switch]) if switch == PRECISION else switch
+        return [name, *self._brought(name)] if values[switch] not in (False, NONE) else []
+
+    def _turn(self, technique: str, values: Values, pick: Pick) -> None:
+        """Picks the knobs of one technique, those that others of its knobs open included."""
+        for knob in self._of(technique):
+            if self._is_open(technique, knob, values):
+                values[knob] = pick(knob, self.knobs[knob])
+
+    def _is_open(self, technique: str, knob: str, values: Mapping[str, Value]) -> bool:
+        rules = PASSES[technique].only_if
+        own = knob.partition(".")[2]
+        rule = rules.get(own) or rules.get(own.partition(".")[0])
+        return rule is None or values.get(f"{technique}.{rule[0]}") in rule[1]
+
+    def _brought(self, technique: str) -> list[str]:
+        return [name for name in legal.BRINGS.get(technique, ()) if name not in self.left_out]
+
+    def _distinct(self, found: list[Values]) -> list[Values]:
+        recipes = [self.decode(values) for values in found]
+        return [found[i] for i, recipe in enumerate(recipes) if recipe not in recipes[:i]]
+
+    def _full(self, technique: str, setting: Mapping[str, Value]) -> Values:
+        return {f"{technique}.{name}": value for name, value in setting.items()}
 
     def _snapped(self, technique: str, setting: Mapping[str, Value]) -> Values:
-        full = {f"{technique}.{name}": value for name, value in setting.items()}
-        return {name: self.knobs[name].nearest(full[name]) for name in self._of(technique)}
-
-    def _opened(self, name: str, value: Value) -> Iterator[str]:
-        if name == PRUNE:
-            yield from (PRUNE, RECOVER) if value else ()
-        elif value != NONE:
-            yield str(value)
+        full = self._full(technique, setting)
+        return {name: self.knobs[name].nearest(full[name]) for name in self._of(technique) if name in full}
 
     def _of(self, technique: str) -> Iterator[str]:
         return (name for name in self.knobs if name.startswith(f"{technique}."))
@@ -102,8 +153,8 @@ def build(scope: Scope, wish: Wish) -> Space:
     check_names(wish)
     left_out = {name: why for name in PASSES if (why := _left_out(name, scope, wish))}
     used = [name for name in PASSES if name not in left_out]
-    knobs: dict[str, Knob] = {PRUNE: Choice((False, True) if PRUNE in used else (False,)),
-                              PRECISION: Choice((NONE, *(n for n in FILE if n in used)))}
+    knobs: dict[str, Knob] = {name: Choice((False, True)) for name in used if _has_switch(name)}
+    knobs[PRECISION] = Choice((NONE, *(n for n in legal.FORMATS if n in used)))
     for name in used:
         own = PASSES[name].knobs(scope)
         knobs |= {f"{name}.{k}": v for k, v in _narrowed(name, own, wish.get(name, True)).items()}
@@ -115,6 +166,10 @@ def check_names(wish: Wish) -> None:
     for technique in wish:
         if technique not in PASSES:
             raise ConfigError("space: " + unknown("technique", technique, PASSES))
+
+
+def _has_switch(name: str) -> bool:
+    return name not in FILE
 
 
 def _left_out(name: str, scope: Scope, wish: Wish) -> str | None:

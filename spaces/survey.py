@@ -14,8 +14,10 @@ def survey(
     inputs: tuple[Array, ...],
     exported: onnx.ModelProto,
     profiles: tuple[HardwareProfile, ...],
+    keep: tuple[str, ...] = (),
+    students: tuple[str, ...] = (),
 ) -> Scope:
     """The scope of a search: `inputs` are example inputs (batch, ...), `exported` the untouched file."""
-    groups = prunable(model, inputs)
+    groups = prunable(model, inputs, keep)
     names = tuple(f"stage{i}" for i, _ in enumerate(stages_of(groups), 1)) if groups else ()
-    return Scope(names, _onnx.weight_shares(exported), profiles)
+    return Scope(names, _onnx.weight_shares(exported), profiles, keep, students=students)

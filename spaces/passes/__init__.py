@@ -1,6 +1,6 @@
 """Every technique, by the name that recipes and run files use."""
 
-from ._base import Calibration, FilePass, ModulePass, Pass, Scope, TrainingPass
+from ._base import Calibration, FilePass, Materials, ModulePass, Pass, Scope, TrainingPass, TuningPass
 from .fp16 import Fp16Pass
 from .int8_dynamic import Int8DynamicPass
 from .int8_static import Int8StaticPass
@@ -16,6 +16,7 @@ FILE: dict[str, FilePass] = {
     "int8_dynamic": Int8DynamicPass(),
     "weight_only": WeightOnlyPass(),
 }
-PASSES: dict[str, Pass] = {**MODULE, **TRAINING, **FILE}
+TUNING: dict[str, TuningPass] = {}
+PASSES: dict[str, Pass] = {**MODULE, **TRAINING, **FILE, **TUNING}
 
-__all__ = ["FILE", "MODULE", "PASSES", "TRAINING", "Calibration", "Pass", "Scope"]
+__all__ = ["FILE", "MODULE", "PASSES", "TRAINING", "TUNING", "Calibration", "Materials", "Pass", "Scope"]

@@ -1,11 +1,12 @@
 """The contract of a pass: its step (what a recipe stores), its knobs, and its transform.
 
 A module pass changes a torch module, a training pass trains one, a file pass rewrites the exported
-ONNX graph. A pass returns a new object and never changes what it was given.
+ONNX graph, a tuning pass trains the weights inside a rewritten graph. A pass returns a new object and
+never changes what it was given.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import onnx
@@ -13,7 +14,9 @@ from torch import nn
 
 from ...hardware_profiles.profile import Ability, HardwareProfile
 from ..knob import Knob, Value
-from ..subject import Array, Split, Subject
+from ..materials import Materials
+from ..sensitivity import Sensitivity
+from ..subject import Array, Split
 
 Calibration = Mapping[str, Array]  # graph input name -> (n, ...)
 
@@ -31,6 +34,13 @@ class Scope:
     stages: tuple[str, ...]  # the prunable stages of the network, in order of execution
     operators: Mapping[str, float]  # ONNX operator -> its share of all weights, 0-1
     profiles: tuple[HardwareProfile, ...]
+    keep: tuple[str, ...] = ()  # paths of modules that no pass may change
+    heads: Mapping[str, int] = field(default_factory=dict)  # attention module -> its heads
+    blocks: tuple[str, ...] = ()  # residual blocks, the least needed first
+    factors: tuple[str, ...] = ()  # layers that a low-rank factorisation makes cheaper
+    students: tuple[str, ...] = ()  # other architectures that the user named
+    sensitivity: Sensitivity | None = None
+    taps: tuple[str, ...] = ()  # modules whose outputs a student can be taught
 
     @property
     def width_step(self) -> int:
@@ -48,6 +58,8 @@ class Pass(Protocol):
     paper: str
     ability: Ability | None  # what a machine must exploit for this to be speed, not only size
     step: type
+    # Knob (or the first part of its name) -> (another knob, the values of it that this one is for).
+    only_if: ClassVar[Mapping[str, tuple[str, tuple[Value, ...]]]] = {}
 
     def refused(self, scope: Scope) -> str | None:
         """Why this pass is of no use here, or None."""
@@ -60,37 +72,49 @@ class Pass(Protocol):
         ...
 
     def decode(self, values: Mapping[str, Value], scope: Scope) -> Any:
-        """Knob values -> step, or None where the values amount to doing nothing."""
+        """Values of the active knobs -> step, or None where they amount to doing nothing."""
         ...
+
+    def needs(self, step: Any) -> Ability | None:
+        """What a machine must exploit for this very step to be speed."""
+        return self.ability
 
 
 class ModulePass(Pass, Protocol):
-    def apply(self, step: Any, model: nn.Module, inputs: tuple[Array, ...]) -> nn.Module: ...
+    def apply(self, step: Any, model: nn.Module, materials: Materials) -> nn.Module: ...
 
 
 class TrainingPass(Pass, Protocol):
-    def train(
-        self,
-        step: Any,
-        model: nn.Module,
-        subject: Subject,
-        teacher: Array,
-        seed: int,
-        on_step: Callable[[float], None],
-    ) -> nn.Module: ...
+    def train(self, step: Any, model: nn.Module, materials: Materials) -> nn.Module: ...
 
 
 class FilePass(Pass, Protocol):
     tolerance: float  # largest error of the outputs, as a share of their norm, that is no bug
 
-    def apply(self, step: Any, model: onnx.ModelProto, data: Calibration) -> onnx.ModelProto: ...
+    def apply(
+        self, step: Any, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()
+    ) -> onnx.ModelProto:
+        """`keep`: names of weights that stay as they are."""
+        ...
 
     def check(self, step: Any, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
         """Raises GateError when the file does not hold what the step promises."""
         ...
 
 
+class TuningPass(Pass, Protocol):
+    def tune(self, step: Any, graph: onnx.ModelProto, materials: Materials) -> onnx.ModelProto:
+        """The same graph with trained weights, scales and biases."""
+        ...
+
+    def check(self, step: Any, before: onnx.ModelProto, after: onnx.ModelProto) -> None: ...
+
+    def outputs(self, graph: onnx.ModelProto, inputs: tuple[Array, ...]) -> Array:
+        """What the trained module gives for the graph: the file must give the same."""
+        ...
+
+
 __all__ = [
-    "Array", "Calibration", "FilePass", "ModulePass", "Pass", "Scope", "Split", "Step",
-    "TrainingPass",
+    "Array", "Calibration", "FilePass", "Materials", "ModulePass", "Pass", "Scope", "Split", "Step",
+    "TrainingPass", "TuningPass",
 ]

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from ...errors import GateError
+from ..keep import kept as is_kept
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -40,6 +41,18 @@ def weights(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     names = [name for node in model.graph.node if node.op_type in WEIGHTED
              for name in node.input[1:2] if name in constants]
     return {name: constants[name] for name in names}
+
+
+def kept(model: onnx.ModelProto, keep: Iterable[str]) -> frozenset[str]:
+    """Names of the weights that lie in the kept modules; `keep` are paths of modules."""
+    names = tuple(keep)
+    return frozenset(name for name in weights(model) if is_kept(name, names))
+
+
+def nodes_of(model: onnx.ModelProto, names: Set[str]) -> list[str]:
+    """Names of the weighted nodes that read these weights."""
+    return [node.name for node in model.graph.node
+            if node.op_type in WEIGHTED and names & set(node.input[1:2])]
 
 
 def weight_shares(model: onnx.ModelProto) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Half precision weights and activations, by ONNX Runtime's converter."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 import onnx
@@ -43,10 +43,13 @@ class Fp16Pass(FilePass):
     def decode(self, values: Mapping[str, Value], scope: Scope) -> Fp16:
         return Fp16()
 
-    def apply(self, step: Fp16, model: onnx.ModelProto, data: Calibration) -> onnx.ModelProto:
+    def apply(
+        self, step: Fp16, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()
+    ) -> onnx.ModelProto:
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
-        half = ONNXModel(convert_float_to_float16(copy, keep_io_types=True))
+        half = ONNXModel(convert_float_to_float16(
+            copy, keep_io_types=True, node_block_list=_onnx.nodes_of(copy, keep)))
         half.topological_sort()  # the converter appends its casts at the end
         result: onnx.ModelProto = half.model
         return result

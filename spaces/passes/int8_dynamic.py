@@ -1,6 +1,6 @@
 """INT8 weights, activations quantized on the fly: matrix products only, by ONNX Runtime."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 import onnx
@@ -48,12 +48,15 @@ class Int8DynamicPass(FilePass):
     def decode(self, values: Mapping[str, Value], scope: Scope) -> Int8Dynamic:
         return Int8Dynamic(bool(values["per_channel"]))
 
-    def apply(self, step: Int8Dynamic, model: onnx.ModelProto, data: Calibration) -> onnx.ModelProto:
+    def apply(
+        self, step: Int8Dynamic, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()
+    ) -> onnx.ModelProto:
         return _onnx.rewritten(
             _onnx.prepared(model),
             lambda source, target: quantize_dynamic(
                 source, target, op_types_to_quantize=OPERATORS,
                 per_channel=step.per_channel, weight_type=QuantType.QInt8,
+                nodes_to_exclude=_onnx.nodes_of(model, keep),
             ),
         )
 

@@ -3,7 +3,7 @@
 ONNX Runtime's quantizer; integer-only inference after Jacob et al. 2018, arXiv:1712.05877.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,9 @@ class Int8StaticPass(FilePass):
         return Int8Static(str(values["calibration"]), str(values["activations"]),
                           bool(values["per_channel"]), str(values["operators"]))
 
-    def apply(self, step: Int8Static, model: onnx.ModelProto, data: Calibration) -> onnx.ModelProto:
+    def apply(
+        self, step: Int8Static, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()
+    ) -> onnx.ModelProto:
         if not data:
             raise GateError("int8_static needs calibration data, the subject has none")
         options: dict[str, Any] = {"ActivationSymmetric": False, "WeightSymmetric": True}
@@ -96,6 +98,7 @@ class Int8StaticPass(FilePass):
                 activation_type=TYPES[step.activations],
                 weight_type=QuantType.QInt8,
                 calibrate_method=METHODS[step.calibration],
+                nodes_to_exclude=_onnx.nodes_of(model, keep),
                 extra_options=options,
             ),
         )

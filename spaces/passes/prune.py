@@ -15,8 +15,9 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from ...errors import GateError
+from ..keep import kept
 from ..knob import Choice, FloatRange, Knob, Value
-from ._base import Array, ModulePass, Scope
+from ._base import Array, Materials, ModulePass, Scope
 
 CRITERIA = {
     "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
@@ -75,9 +76,10 @@ class PrunePass(ModulePass):
             return None
         return Prune(ratios, str(values["criterion"]), scope.width_step)
 
-    def apply(self, step: Prune, model: nn.Module, inputs: tuple[Array, ...]) -> nn.Module:
+    def apply(self, step: Prune, model: nn.Module, materials: Materials) -> nn.Module:
         """A narrower copy. Raises GateError: nothing left, too much left, or the wrong weights."""
-        stages = stages_of(prunable(model, inputs))
+        inputs = materials.inputs
+        stages = stages_of(prunable(model, inputs, materials.keep))
         if len(stages) != len(step.ratios):
             raise GateError(f"{len(step.ratios)} ratios for a model of {len(stages)} stages")
         plan = {
@@ -101,13 +103,15 @@ def narrowed(width: int, ratio: float, step: int) -> int:
     return min(width, target)
 
 
-def prunable(model: nn.Module, inputs: tuple[Array, ...]) -> tuple[Group, ...]:
+def prunable(
+    model: nn.Module, inputs: tuple[Array, ...], keep: tuple[str, ...] = ()
+) -> tuple[Group, ...]:
     """The groups that survive a trial cut: same output shape, same result as with zeroed channels.
 
     Groups that fail (the outputs of the network, channels behind a permutation that the dependency
     graph misreads, channels under a layer norm, constant head counts) are left alone.
     """
-    widths = _root_widths(model, inputs)
+    widths = _root_widths(model, inputs, keep)
     shapes = _output_shapes(model, widths, inputs)
     groups = []
     for root, width in widths.items():
@@ -208,13 +212,17 @@ def _graph(model: nn.Module, inputs: tuple[Array, ...]) -> Any:
     return tp.DependencyGraph().build_dependency(model, example, verbose=False)
 
 
-def _root_widths(model: nn.Module, inputs: tuple[Array, ...]) -> dict[str, int]:
+def _root_widths(
+    model: nn.Module, inputs: tuple[Array, ...], keep: tuple[str, ...]
+) -> dict[str, int]:
     model = copy.deepcopy(model)
     names = {module: name for name, module in model.named_modules()}
     roots: dict[str, int] = {}
     graph = _graph(model, inputs)
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
     for group in graph.get_all_groups(ignored_layers=[], root_module_types=kinds):
+        if any(kept(names.get(dep.target.module, ""), keep) for dep, _ in group):
+            continue
         made = [dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
         plain = [m for m in made if isinstance(m, kinds) and m in names and getattr(m, "groups", 1) == 1]
         if plain:  # a depthwise convolution follows its producer

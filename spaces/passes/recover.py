@@ -6,7 +6,7 @@ whole search and handed in; they are never computed here.
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...errors import TrainingError
 from ..knob import FloatRange, IntRange, Knob, Value
 from ..subject import Array, Split, Subject
-from ._base import Scope, TrainingPass
+from ._base import Materials, Scope, TrainingPass
 
 BATCH = 128
 WARM_UP = 0.2  # share of the steps that the rate rises
@@ -47,7 +47,7 @@ class RecoverPass(TrainingPass):
     step = Recover
 
     def refused(self, scope: Scope) -> str | None:
-        return None if scope.stages else "nothing to recover from: no layer can be narrowed"
+        return None
 
     def knobs(self, scope: Scope) -> dict[str, Knob]:
         return {
@@ -64,20 +64,11 @@ class RecoverPass(TrainingPass):
         return Recover(int(values["epochs"]), float(values["learning_rate"]),
                        float(values["temperature"]), float(values["soft_weight"]))
 
-    def train(
-        self,
-        step: Recover,
-        model: nn.Module,
-        subject: Subject,
-        teacher: Array,
-        seed: int,
-        on_step: Callable[[float], None],
-    ) -> nn.Module:
-        """A trained copy, in evaluation mode. `teacher` is (n, ...), in the order of the train split.
-
-        `on_step` is called between batches with the share done, 0-1. Raises TrainingError when the
-        loss is not finite.
-        """
+    def train(self, step: Recover, model: nn.Module, materials: Materials) -> nn.Module:
+        """A trained copy, in evaluation mode. Raises TrainingError when the loss is not finite."""
+        subject, seed, on_step = materials.subject, materials.seed, materials.on_step
+        assert materials.teacher is not None
+        teacher = materials.teacher.outputs
         data = subject.split("train")
         batches = math.ceil(len(data) / BATCH)
         student = copy.deepcopy(model)

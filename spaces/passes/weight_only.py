@@ -5,7 +5,7 @@ as packed integers with an in-graph unpack made of plain operators, which any ON
 into float weights when it loads the file: smaller on disk, as fast as before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +63,9 @@ class WeightOnlyPass(FilePass):
         return WeightOnly(int(values["bits"]), int(values.get("block", 32)),
                           bool(values.get("symmetric", True)))
 
-    def apply(self, step: WeightOnly, model: onnx.ModelProto, data: Calibration) -> onnx.ModelProto:
+    def apply(
+        self, step: WeightOnly, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()
+    ) -> onnx.ModelProto:
         packed = onnx.ModelProto()
         packed.CopyFrom(model)
         _pack_(packed, step.bits)

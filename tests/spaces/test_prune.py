@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from helpers import materials
 from torch import Tensor, nn
 
 from pared.errors import GateError
@@ -121,16 +122,16 @@ def test_pruned_means_equivalent_and_smaller(kind: type[nn.Module], criterion: s
     model = built(kind)
     weights = copy.deepcopy(model.state_dict())
     count = len(stages_of(prunable(model, IMAGE)))
-    pruned = PrunePass().apply(Prune((0.5,) * count, criterion, 4), model, IMAGE)
+    pruned = PrunePass().apply(Prune((0.5,) * count, criterion, 4), model, materials(IMAGE))
     assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in model.parameters())
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
 
 
 def test_pruning_is_deterministic(tiny: object, subject: object) -> None:
-    from pared.spaces.subject import example_inputs
+    from pared.spaces.materials import Materials
 
     once, twice = (PrunePass().apply(Prune((0.5, 0.5), "l2", 8), tiny.trained().eval(),
-                                     example_inputs(subject)).state_dict() for _ in range(2))
+                                     Materials(subject)).state_dict() for _ in range(2))
     assert all(torch.equal(once[name], twice[name]) for name in once)
 
 
@@ -142,10 +143,10 @@ def test_widths_are_multiples_of_the_step_and_monotonic() -> None:
 
 
 def test_a_pass_that_removes_nothing_is_refused(tiny: object, subject: object) -> None:
-    from pared.spaces.subject import example_inputs
+    from pared.spaces.materials import Materials
 
     with pytest.raises(GateError, match="removes nothing"):
-        PrunePass().apply(Prune((0.1, 0.1), "l2", 8), tiny.trained().eval(), example_inputs(subject))
+        PrunePass().apply(Prune((0.1, 0.1), "l2", 8), tiny.trained().eval(), Materials(subject))
 
 
 def test_a_sabotaged_cut_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,4 +162,4 @@ def test_a_sabotaged_cut_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prune, "cut_", sabotaged)
     model = built(LateNorm)
     with pytest.raises(GateError, match="wrong weights"):
-        PrunePass().apply(Prune((0.5, 0.0), "l1", 4), model, IMAGE)
+        PrunePass().apply(Prune((0.5, 0.0), "l1", 4), model, materials(IMAGE))

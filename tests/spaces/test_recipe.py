@@ -37,7 +37,6 @@ def test_prefix_is_what_training_yields() -> None:
     ((RECOVER, PRUNE), "out of order"),
     ((PRUNE, PRUNE), "repeated"),
     ((Fp16(), INT8), "exclude each other"),
-    ((RECOVER,), "recover needs prune"),
 ])
 def test_illegal_recipes_are_refused(steps: tuple, told: str) -> None:
     with pytest.raises(RecipeError, match=told):

@@ -1,0 +1,41 @@
+"""What a trial has in hand for its passes: the subject, the teacher, and what must be left alone."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .subject import Array, Subject, example_inputs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What the untouched model says of every training example, computed once for the whole search."""
+
+    outputs: Array  # (n, ...)
+    # Module path -> its output, pooled to a few positions: (n, channels, height, width), 16-bit floats.
+    maps: Mapping[str, Array] = field(default_factory=dict)
+
+
+def _ignore(_: object) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Materials:
+    """`on_step` is called between batches with the share done, 0-1; `note` keeps a remark on the trial."""
+
+    subject: Subject
+    seed: int = 0
+    teacher: Teacher | None = None
+    keep: tuple[str, ...] = ()  # paths of modules that no pass may change
+    students: Mapping[str, "Callable[[], nn.Module]"] = field(default_factory=dict)
+    on_step: Callable[[float], None] = _ignore
+    note: Callable[[str], None] = _ignore
+
+    @property
+    def inputs(self) -> tuple[Array, ...]:
+        """Two example inputs, each (2, ...)."""
+        return example_inputs(self.subject)
