@@ -5,22 +5,15 @@ whole search and handed in; they are never computed here.
 """
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ...errors import TrainingError
+from ..keep import kept
 from ..knob import FloatRange, IntRange, Knob, Value
-from ..subject import Array, Split, Subject
+from ..training import Settings, train_
 from ._base import Materials, Scope, TrainingPass
-
-BATCH = 128
-WARM_UP = 0.2  # share of the steps that the rate rises
-WEIGHT_DECAY = 1e-2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +24,10 @@ class Recover:
     learning_rate: float
     temperature: float
     soft_weight: float
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(self.epochs, self.learning_rate, self.temperature, self.soft_weight)
 
     def __str__(self) -> str:
         soft = f"T {self.temperature:g} x {self.soft_weight:g}" if self.soft_weight else "labels only"
@@ -65,54 +62,8 @@ class RecoverPass(TrainingPass):
                        float(values["temperature"]), float(values["soft_weight"]))
 
     def train(self, step: Recover, model: nn.Module, materials: Materials) -> nn.Module:
-        """A trained copy, in evaluation mode. Raises TrainingError when the loss is not finite."""
-        subject, seed, on_step = materials.subject, materials.seed, materials.on_step
-        assert materials.teacher is not None
-        teacher = materials.teacher.outputs
-        data = subject.split("train")
-        batches = math.ceil(len(data) / BATCH)
+        """A trained copy, in evaluation mode. Raises TrainingError when it keeps diverging."""
         student = copy.deepcopy(model)
-        student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimiser = torch.optim.AdamW(student.parameters(), step.learning_rate, weight_decay=WEIGHT_DECAY)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, step.learning_rate, total_steps=step.epochs * batches, pct_start=WARM_UP)
-        order = np.random.default_rng(seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            student.train()
-            for at in range(step.epochs * batches):
-                if at % batches == 0:
-                    shuffled = order.permutation(len(data))
-                rows = shuffled[at % batches * BATCH :][:BATCH]
-                if len(rows) > 1:  # batch norm cannot train on one example
-                    _descend(step, student, subject, data.take(rows), teacher[rows], optimiser)
-                schedule.step()
-                on_step((at + 1) / (step.epochs * batches))
-        student.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        return student.eval()
-
-
-def _descend(
-    step: Recover,
-    student: nn.Module,
-    subject: Subject,
-    batch: Split,
-    teacher: Array,
-    optimiser: torch.optim.Optimizer,
-) -> None:
-    outputs = student(*(torch.from_numpy(array) for array in batch.inputs))
-    loss = torch.zeros(())
-    if step.soft_weight < 1:
-        loss = loss + (1 - step.soft_weight) * subject.loss(outputs, torch.from_numpy(batch.targets))
-    if step.soft_weight > 0:
-        soft = subject.soft_loss(outputs, torch.from_numpy(teacher), step.temperature)
-        loss = loss + step.soft_weight * soft
-    _check(loss)
-    optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
-
-
-def _check(loss: Tensor) -> None:
-    if not torch.isfinite(loss).all():
-        raise TrainingError(f"recovery diverged: the loss is {loss.item()}")
+        still = [module for path, module in student.named_modules() if kept(path, materials.keep)]
+        train_(student, materials, step.settings, frozen=still)
+        return student
