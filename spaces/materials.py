@@ -17,6 +17,8 @@ class Teacher:
     outputs: Array  # (n, ...)
     # Module path -> its output, pooled to a few positions: (n, channels, height, width), 16-bit floats.
     maps: Mapping[str, Array] = field(default_factory=dict)
+    # Module path -> where its channels are strong: (n, 1, height, width), each example of length 1.
+    attention: Mapping[str, Array] = field(default_factory=dict)
 
 
 def _ignore(_: object) -> None:

@@ -13,6 +13,9 @@ Values = dict[str, Value]
 Wish = Mapping[str, bool | Mapping[str, object]]  # technique -> off/on, or narrowed knobs
 Pick = Callable[[str, Knob], Value]
 
+# What starts from nothing needs another of the usual settings of what comes along with it.
+LONGER = {"student": {"recover": 1}}
+
 PRUNE, RECOVER, PRECISION, NONE = "prune", "recover", "precision", "none"
 
 
@@ -62,7 +65,8 @@ class Space:
         for technique in (name for name in legal.STRUCTURE if name in self.knobs):
             for choice in range(len(PASSES[technique].usual(self.scope))):
                 for precision in formats[::2] if "fp16" in formats else formats:
-                    found.append(self.setting({technique: choice}, precision))
+                    on = {technique: choice, **LONGER.get(technique, {})}
+                    found.append(self.setting(on, precision))
         found += [self.setting({name: 0}, str(precision)) for name in TUNING if name in self.knobs
                   for precision in self.formats if precision in legal.REQUIRES[name]]
         return self._distinct(found)

@@ -7,6 +7,7 @@ from ..hardware_profiles.profile import HardwareProfile
 from .passes import Scope, _onnx
 from .passes.prune import prunable, stages_of
 from .subject import Array
+from .taps import MOST, spaced, taps
 
 
 def survey(
@@ -20,4 +21,5 @@ def survey(
     """The scope of a search: `inputs` are example inputs (batch, ...), `exported` the untouched file."""
     groups = prunable(model, inputs, keep)
     names = tuple(f"stage{i}" for i, _ in enumerate(stages_of(groups), 1)) if groups else ()
-    return Scope(names, _onnx.weight_shares(exported), profiles, keep, students=students)
+    return Scope(names, _onnx.weight_shares(exported), profiles, keep, students=students,
+                 taps=spaced(taps(model, inputs), MOST))

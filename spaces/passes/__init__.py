@@ -6,9 +6,10 @@ from .int8_dynamic import Int8DynamicPass
 from .int8_static import Int8StaticPass
 from .prune import PrunePass
 from .recover import RecoverPass
+from .student import StudentPass
 from .weight_only import WeightOnlyPass
 
-MODULE: dict[str, ModulePass] = {"prune": PrunePass()}
+MODULE: dict[str, ModulePass] = {"student": StudentPass(), "prune": PrunePass()}
 TRAINING: dict[str, TrainingPass] = {"recover": RecoverPass()}
 FILE: dict[str, FilePass] = {
     "fp16": Fp16Pass(),
