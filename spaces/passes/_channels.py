@@ -75,7 +75,7 @@ def remove_(
     removed: dict[str, list[int]] = {}
     for root, rows in drop.items():
         group = group_of(graph, model.get_submodule(root), rows)
-        removed.update(_producers(model, graph, group))
+        removed.update(producers(model, graph, group))
         group.prune()
     return removed
 
@@ -211,7 +211,7 @@ def _output_shapes(
     return shapes
 
 
-def _producers(model: nn.Module, graph: Any, group: Any) -> dict[str, list[int]]:
+def producers(model: nn.Module, graph: Any, group: Any) -> dict[str, list[int]]:
     """The tensors whose removed rows make a channel exactly zero when they are zeroed."""
     names = {module: name for name, module in model.named_modules()}
     found: dict[str, list[int]] = {}
