@@ -13,7 +13,7 @@ Dtype = Literal["fp32", "fp16", "int8", "int4"]
 KernelClass = Literal["conv", "pw", "dw", "gemm"]  # what a peak is reached to a different share by
 
 # What a runtime can turn into speed. Whatever is not listed by a profile is size-only there.
-Ability = Literal["fp16", "int8", "int4_weights", "sparsity_2_4", "sparsity_unstructured"]
+Ability = Literal["fp16", "int8", "int4_weights", "low_bit_weights", "sparsity_2_4", "sparsity_unstructured"]
 
 
 class Runtime(Strict):

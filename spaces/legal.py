@@ -18,11 +18,13 @@ ORDER = (
 # At most one of each set.
 EXCLUSIVE = (
     # Every one of them decides the number format of the same weights.
-    frozenset({"fp16", "int8_static", "int8_nncf", "int8_dynamic", "mixed_int8", "weight_only", "mixed", "binary"}),
+    frozenset({"fp16", "int8_static", "int8_nncf", "int8_dynamic", "mixed_int8", "weight_only", "mixed",
+               "binary"}),
     # Another architecture has other blocks, heads and channels than those that were surveyed.
     *(frozenset({"student", name}) for name in ("depth", "prune", "heads", "low_rank")),
     # Zeros are packed by position; weights packed by value have no place for that.
     *(frozenset({"sparsify", name}) for name in ("int8_dynamic", "weight_only", "mixed", "binary")),
+    frozenset({"sparsify", "qat"}),  # training the file fills the zeros again
 )
 
 # A step that makes sense only after one of others. A model that nothing changed may be trained on

@@ -77,6 +77,8 @@ class Space:
         trained = {k: v for k, v in values.items() if k.split(".")[0] in technique}
         variants: list[Values] = [{PRECISION: NONE}]
         for name in self.formats:
+            if self._brought(name):
+                continue  # of no use without a training of its own
             for setting in PASSES[name].usual(self.scope):
                 variants.append({PRECISION: name, **self._snapped(name, setting)})
         chosen = self.spelled(trained)

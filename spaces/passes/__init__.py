@@ -1,23 +1,35 @@
 """Every technique, by the name that recipes and run files use."""
 
 from ._base import Calibration, FilePass, Materials, ModulePass, Pass, Scope, TrainingPass, TuningPass
+from .binary import BinaryPass
+from .depth import DepthPass
 from .fp16 import Fp16Pass
+from .heads import HeadsPass
 from .int8_dynamic import Int8DynamicPass
 from .int8_static import Int8StaticPass
+from .low_rank import LowRankPass
 from .prune import PrunePass
+from .qat import QatPass
 from .recover import RecoverPass
 from .student import StudentPass
 from .weight_only import WeightOnlyPass
 
-MODULE: dict[str, ModulePass] = {"student": StudentPass(), "prune": PrunePass()}
+MODULE: dict[str, ModulePass] = {
+    "student": StudentPass(),
+    "depth": DepthPass(),
+    "prune": PrunePass(),
+    "heads": HeadsPass(),
+    "low_rank": LowRankPass(),
+}
 TRAINING: dict[str, TrainingPass] = {"recover": RecoverPass()}
 FILE: dict[str, FilePass] = {
     "fp16": Fp16Pass(),
     "int8_static": Int8StaticPass(),
     "int8_dynamic": Int8DynamicPass(),
     "weight_only": WeightOnlyPass(),
+    "binary": BinaryPass(),
 }
-TUNING: dict[str, TuningPass] = {}
+TUNING: dict[str, TuningPass] = {"qat": QatPass()}
 PASSES: dict[str, Pass] = {**MODULE, **TRAINING, **FILE, **TUNING}
 
 __all__ = ["FILE", "MODULE", "PASSES", "TRAINING", "TUNING", "Calibration", "Materials", "Pass", "Scope"]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from ...errors import GateError
+from ..graph.weighted import WEIGHTED, array, weights
 from ..keep import kept as is_kept
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+__all__ = ["WEIGHTED", "array", "weights"]
 
 
 def rewritten(model: onnx.ModelProto, by: Callable[[str, str], object]) -> onnx.ModelProto:
@@ -33,14 +33,6 @@ def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
 def operators(model: onnx.ModelProto) -> Counter[str]:
     """How many nodes of each operator."""
     return Counter(node.op_type for node in model.graph.node)
-
-
-def weights(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """The constant weight of every Conv, ConvTranspose, Gemm and MatMul, by initializer name."""
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    names = [name for node in model.graph.node if node.op_type in WEIGHTED
-             for name in node.input[1:2] if name in constants]
-    return {name: constants[name] for name in names}
 
 
 def kept(model: onnx.ModelProto, keep: Iterable[str]) -> frozenset[str]:
@@ -64,10 +56,6 @@ def weight_shares(model: onnx.ModelProto) -> dict[str, float]:
             sizes[node.op_type] += constants[node.input[1]]
     total = max(1, sum(constants.values()))
     return {name: size / total for name, size in sizes.items()}
-
-
-def array(tensor: onnx.TensorProto) -> np.ndarray:
-    return numpy_helper.to_array(tensor)
 
 
 def check_smaller(what: str, before: onnx.ModelProto, after: onnx.ModelProto) -> None:

@@ -1,8 +1,7 @@
-"""8- or 4-bit weights, activations left alone.
+"""Weights in few bits, activations left alone: round to nearest, or with error compensation (GPTQ).
 
-Matrix products by ONNX Runtime's block-wise MatMulNBits, which has a kernel. Convolutions and Gemm
-as packed integers with an in-graph unpack made of plain operators, which any ONNX runtime folds
-into float weights when it loads the file: smaller on disk, as fast as before.
+4- and 8-bit matrix products as ONNX Runtime's block-wise MatMulNBits, which has a kernel. Everything
+else as packed integers that any ONNX runtime unpacks when it loads the file (`graph/packing.py`).
 """
 
 from collections.abc import Mapping, Set
@@ -10,138 +9,152 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+import torch
 
 from ...errors import GateError
+from ...hardware_profiles.profile import Ability
+from ..graph import nbits
+from ..graph.compensation import compensated
+from ..graph.grid import Grid, grid, layouts
+from ..graph.packing import pack_, packed
 from ..knob import Choice, IntRange, Knob, Value
 from . import _onnx
 from ._base import Calibration, FilePass, Scope
 
 SMALLEST = 256  # weights; below this the scales outweigh what is saved
+EXAMPLES = 128  # of the calibration data, that error compensation looks at
 
 
 @dataclass(frozen=True, slots=True)
 class WeightOnly:
-    """`bits` 8 or 4; `block` is the group size along the inputs of a matrix product."""
+    """`bits` 8, 4, 3 or 2; `block` inputs of a matrix product share a scale, 0 for all of an output.
+
+    `method`: "rtn" rounds to nearest, "gptq" compensates errors. `conv_block` is the block of
+    convolutions and Gemm.
+    """
 
     bits: int
     block: int
     symmetric: bool
+    method: str = "rtn"
+    conv_block: int = 0
 
     def __str__(self) -> str:
-        return f"{self.bits}-bit weights"
+        blocks = f", blocks of {self.conv_block}" if self.conv_block else ""
+        return f"{self.bits}-bit weights{' ' + self.method if self.method != 'rtn' else ''}{blocks}"
 
 
 class WeightOnlyPass(FilePass):
     """`WeightOnly`, see the module."""
 
     name = "weight_only"
-    does = "8- or 4-bit weights, activations in float"
-    paper = "GPTQ (round to nearest baseline), arXiv:2210.17323"
+    does = "8-, 4-, 3- or 2-bit weights, activations in float"
+    paper = "GPTQ, arXiv:2210.17323"
     ability = "int4_weights"
     step = WeightOnly
-    tolerance = 1.0
+    tolerance = 10.0  # two bits without training may give anything; it is scored as it is
 
     def refused(self, scope: Scope) -> str | None:
         share = scope.share(*_onnx.WEIGHTED)
         return None if share >= 0.05 else f"its operators hold {share:.1%} of the weights"
 
     def knobs(self, scope: Scope) -> dict[str, Knob]:
-        knobs: dict[str, Knob] = {"bits": IntRange(4, 8, step=4)}
+        knobs: dict[str, Knob] = {"bits": Choice((8, 4, 3, 2)), "method": Choice(("rtn", "gptq")),
+                                  "symmetric": Choice((True, False))}
         if scope.share("MatMul") >= 0.05:
-            knobs |= {"block": IntRange(32, 128, step=32), "symmetric": Choice((True, False))}
+            knobs["block"] = IntRange(32, 128, step=32)
+        if scope.share("Conv", "Gemm") >= 0.05:
+            knobs["conv_block"] = Choice((0, 32, 64))
         return knobs
 
     def usual(self, scope: Scope) -> tuple[dict[str, Value], ...]:
         names = self.knobs(scope)
-        return tuple({name: value for name, value in
-                      {"bits": bits, "block": 32, "symmetric": True}.items() if name in names}
-                     for bits in (8, 4))
+        settings: tuple[dict[str, Value], ...] = ({"bits": 8, "method": "rtn"}, {"bits": 4, "method": "gptq"})
+        common: dict[str, Value] = {"block": 32, "symmetric": True, "conv_block": 0}
+        return tuple({name: value for name, value in (common | setting).items() if name in names}
+                     for setting in settings)
 
     def decode(self, values: Mapping[str, Value], scope: Scope) -> WeightOnly:
         return WeightOnly(int(values["bits"]), int(values.get("block", 32)),
-                          bool(values.get("symmetric", True)))
+                          bool(values.get("symmetric", True)), str(values.get("method", "rtn")),
+                          int(values.get("conv_block", 0)))
+
+    def needs(self, step: WeightOnly) -> Ability | None:
+        return "int4_weights" if step.bits == 4 else "low_bit_weights"
 
     def apply(
         self, step: WeightOnly, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()
     ) -> onnx.ModelProto:
-        packed = onnx.ModelProto()
-        packed.CopyFrom(model)
-        _pack_(packed, step.bits)
-        if not any(node.op_type == "MatMul" for node in packed.graph.node):
-            return packed
-        quantizer = MatMulNBitsQuantizer(packed, step.bits, step.block, step.symmetric)
-        quantizer.process()
-        result: onnx.ModelProto = quantizer.model.model
-        return result
+        bits = {name: step.bits for name in large(model) if name not in keep}
+        return quantized(model, bits, step.block, step.symmetric, step.method, data, step.conv_block)
 
     def check(self, step: WeightOnly, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-        """No large float weight is left in an operator this pass is for; the file shrank."""
-        left = [name for name, tensor in _onnx.weights(after).items()
-                if np.prod(tensor.dims) >= SMALLEST]
-        if left:
-            raise GateError(f"weight_only left {len(left)} weights in float: {', '.join(left[:3])}")
+        """Weights were packed with so many levels, each near what it was; the file shrank."""
+        found = {**packed(after), **nbits.read(after)}
+        check_grids("weight_only", before, found, {2**step.bits})
         _onnx.check_smaller("weight_only", before, after)
 
 
-def _pack_(model: onnx.ModelProto, bits: int) -> None:
-    """Replaces each Conv and Gemm weight by its packed integers and the nodes that unpack them."""
-    wanted = {node.input[1] for node in model.graph.node
-              if node.op_type in ("Conv", "ConvTranspose", "Gemm")}
-    unpack: list[onnx.NodeProto] = []
-    for name, tensor in _onnx.weights(model).items():
-        if name in wanted and np.prod(tensor.dims) >= SMALLEST:
-            constants, nodes = _unpacked(name, _onnx.array(tensor), bits)
-            model.graph.initializer.remove(tensor)
-            model.graph.initializer.extend(constants)
-            unpack += nodes
-    kept = list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend(unpack + kept)
+def quantized(
+    model: onnx.ModelProto,
+    bits: Mapping[str, int],
+    block: int,
+    symmetric: bool,
+    method: str,
+    data: Calibration,
+    conv_block: int = 0,
+) -> onnx.ModelProto:
+    """A copy with these weights (name -> bits) on grids. `method` "gptq" needs calibration data."""
+    found, layout = _onnx.weights(model), layouts(model)
+    products = {n.input[1] for n in model.graph.node if n.op_type == "MatMul"}
+    grids = {name: grid(_onnx.array(found[name]), layout[name], 2**count,
+                        block if name in products else conv_block, symmetric, search=method == "gptq")
+             for name, count in bits.items() if name in layout}
+    if method == "gptq":
+        grids = compensated(model, grids, _examples(data))
+    return written(model, grids)
 
 
-def _unpacked(
-    name: str, weight: np.ndarray, bits: int
-) -> tuple[list[TensorProto], list[onnx.NodeProto]]:
-    """Symmetric per-channel integers q with weight = q * scale: constants, and nodes giving `name`."""
-    limit = 2 ** (bits - 1) - 1
-    axes = tuple(range(1, weight.ndim))
-    scale = np.abs(weight).max(axes, keepdims=True) / limit
-    scale[scale == 0] = 1
-    integers = np.clip(np.rint(weight / scale), -limit, limit).astype(np.int8)
-    constants = [numpy_helper.from_array(scale.astype(weight.dtype), f"{name}.scale")]
-    if bits == 8:
-        constants.append(numpy_helper.from_array(integers, f"{name}.q"))
-        nodes = [helper.make_node("Cast", [f"{name}.q"], [f"{name}.int"], to=TensorProto.FLOAT)]
-    else:
-        more, nodes = _nibbles(name, integers)
-        constants += more
-    return constants, [*nodes, helper.make_node("Mul", [f"{name}.int", f"{name}.scale"], [name])]
+def written(model: onnx.ModelProto, grids: Mapping[str, Grid]) -> onnx.ModelProto:
+    """A copy of the model with these grids: as MatMulNBits where that has a kernel, else packed."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    kernels = nbits.put_(result, grids)
+    pack_(result, {name: found for name, found in grids.items() if name not in kernels})
+    return result
 
 
-def _nibbles(
-    name: str, integers: np.ndarray
-) -> tuple[list[TensorProto], list[onnx.NodeProto]]:
-    """Two 4-bit values a byte: the first half of the flat weight low, the second half high."""
-    flat = (integers.ravel() + 8).astype(np.uint8)
-    half = (len(flat) + 1) // 2
-    low, high = flat[:half], np.pad(flat[half:], (0, 2 * half - len(flat)))
-    constants = [
-        numpy_helper.from_array(low | high << 4, f"{name}.q"),
-        numpy_helper.from_array(np.array(16, np.uint8), f"{name}.sixteen"),
-        numpy_helper.from_array(np.array([0], np.int64), f"{name}.from"),
-        numpy_helper.from_array(np.array([len(flat)], np.int64), f"{name}.to"),
-        numpy_helper.from_array(np.array(integers.shape, np.int64), f"{name}.shape"),
-        numpy_helper.from_array(np.array(8, np.float32), f"{name}.eight"),
-    ]
-    nodes = [
-        helper.make_node("Mod", [f"{name}.q", f"{name}.sixteen"], [f"{name}.low"]),
-        helper.make_node("Div", [f"{name}.q", f"{name}.sixteen"], [f"{name}.high"]),
-        helper.make_node("Concat", [f"{name}.low", f"{name}.high"], [f"{name}.both"], axis=0),
-        helper.make_node("Slice", [f"{name}.both", f"{name}.from", f"{name}.to"], [f"{name}.flat"]),
-        helper.make_node("Reshape", [f"{name}.flat", f"{name}.shape"], [f"{name}.dense"]),
-        helper.make_node("Cast", [f"{name}.dense"], [f"{name}.float"], to=TensorProto.FLOAT),
-        helper.make_node("Sub", [f"{name}.float", f"{name}.eight"], [f"{name}.int"]),
-    ]
-    return constants, nodes
+def large(model: onnx.ModelProto) -> list[str]:
+    """The weights that are worth the scales."""
+    return [name for name, tensor in _onnx.weights(model).items() if np.prod(tensor.dims) >= SMALLEST]
+
+
+def check_grids(name: str, before: onnx.ModelProto, found: Mapping[str, Grid], levels: Set[int]) -> None:
+    """Every grid has an allowed number of levels and is near the weight that it replaces.
+
+    Near in direction and length: another weight, or wrong scales, point elsewhere. Raises GateError.
+    """
+    if not found:
+        raise GateError(f"{name} quantized no weight")
+    was = _onnx.weights(before)
+    for key, each in found.items():
+        if each.levels not in levels:
+            raise GateError(f"{name}: {key} has {each.levels} levels, allowed: {sorted(levels)}")
+        if key in was:
+            _check_near(name, key, _onnx.array(was[key]), each.weight)
+
+
+def _check_near(name: str, key: str, old: np.ndarray, new: np.ndarray) -> None:
+    if old.shape != new.shape:
+        raise GateError(f"{name}: {key} went from {old.shape} to {new.shape}")
+    size = float(np.linalg.norm(old) * np.linalg.norm(new))
+    cosine = float((old * new).sum()) / size if size else 1.0
+    factor = float(np.linalg.norm(new) / max(1e-12, float(np.linalg.norm(old))))
+    if np.linalg.norm(old) and not (cosine > 0.5 and 0.5 < factor < 2):
+        raise GateError(f"{name}: {key} is not the weight it was: cosine {cosine:.2f}, norm x{factor:.2f}")
+
+
+def _examples(data: Calibration) -> tuple[torch.Tensor, ...]:
+    if not data:
+        raise GateError("error compensation needs calibration data, the subject has none")
+    return tuple(torch.from_numpy(np.ascontiguousarray(array[:EXAMPLES])) for array in data.values())

@@ -1,0 +1,82 @@
+"""Rounding that gradients pass through: learned step sizes (LSQ, Esser et al. 2020, arXiv:1902.08153).
+
+A step size is kept as its logarithm, so that it stays positive and one learning rate fits all scales.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .grid import Grid, rounded
+
+_fused = torch._fake_quantize_learnable_per_tensor_affine
+
+
+class Activations(nn.Module):
+    """A QuantizeLinear / DequantizeLinear pair with one learned step for the whole tensor."""
+
+    zero: Tensor
+
+    def __init__(self, scale: float, zero: int, low: int, high: int) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor([np.log(scale)], dtype=torch.float32))
+        self.register_buffer("zero", torch.tensor([float(zero)]))
+        self.low, self.high = low, high
+
+    @property
+    def scale(self) -> Tensor:
+        return self.log_scale.exp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = 1 / (x.numel() * self.high) ** 0.5
+        return _fused(x, self.scale, self.zero, self.low, self.high, factor)
+
+
+class Weights(nn.Module):
+    """A weight on a grid: latent floats, a learned step for each group."""
+
+    latent: Tensor
+    zero: Tensor
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+        self.latent = nn.Parameter(torch.from_numpy(
+            (grid.integers.astype(np.float32) - grid.zero) * grid.scale))
+        self.log_scale = nn.Parameter(torch.from_numpy(np.log(grid.scale)))
+        self.register_buffer("zero", torch.from_numpy(grid.zero.copy()))
+
+    @property
+    def scale(self) -> Tensor:
+        return self.log_scale.exp()
+
+    def forward(self) -> Tensor:
+        """The weight as the file will hold it, in the shape of the initializer."""
+        grid = self.grid
+        low = 1 if grid.levels > 4 and grid.zero.size == 1 else 0
+        factor = 1 / (self.latent[0, 0].numel() * grid.levels / 2) ** 0.5
+        scale = _scaled_gradient(self.scale, factor)
+        steps = torch.clamp(self.latent / scale + self.zero, low, grid.levels - 1)
+        dense = (_straight_through(steps) - self.zero) * scale
+        matrix = dense.reshape(len(dense), -1)
+        return matrix.T if grid.layout.turned else matrix.reshape(grid.layout.shape)
+
+    def written(self) -> Grid:
+        """The grid with what was learned."""
+        scale = self.scale.detach().numpy()
+        integers = rounded(self.latent.detach().numpy(), scale, self.grid.zero, self.grid.levels)
+        return Grid(integers, scale, self.grid.zero, self.grid.levels, self.grid.layout)
+
+
+def on_steps(x: Tensor, scale: Tensor) -> Tensor:
+    """Rounded to whole steps, without limits: the 32-bit bias of an integer kernel."""
+    return _straight_through(x / scale) * scale
+
+
+def _straight_through(x: Tensor) -> Tensor:
+    return x + (x.round() - x).detach()
+
+
+def _scaled_gradient(x: Tensor, factor: float) -> Tensor:
+    scaled = x * factor
+    return scaled + (x - scaled).detach()
