@@ -32,21 +32,23 @@ Maps = dict[str, Array]
 
 
 def remembered(
-    model: nn.Module, paths: Collection[str], data: Split, kinds: Collection[str]
-) -> tuple[Maps, Maps]:
-    """Features (n, channels, height, width) and attention (n, 1, height, width) by tap, 16-bit floats.
+    model: nn.Module, data: Split, paths: Collection[str] = (), kinds: Collection[str] = ()
+) -> Teacher:
+    """What the model says of every example, in one forward pass; only the `kinds` asked for of each tap.
 
-    Only the kinds asked for; one forward pass over the data. Features take at most `LARGEST` bytes
-    unless even one position a channel is more, attention 128 bytes an example and tap.
+    Features take 32 bytes an example and channel, pooled further where that would be more than
+    `LARGEST`; attention takes 128 bytes an example and tap. The outputs are 32-bit floats.
     """
+    outputs: list[Array] = []
     kept: dict[str, Maps] = {FEATURES: {}, ATTENTION: {}}
-    with listening(model.eval(), tuple(paths)) as latest, torch.inference_mode():
-        for at in range(0, len(data) if kinds else 0, BATCH):
-            _run(model, data.take(slice(at, at + BATCH)).inputs)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with listening(model, tuple(paths) if kinds else ()) as latest:
+        for at in range(0, len(data), BATCH):
+            outputs.append(_run(model, data.take(slice(at, at + BATCH)).inputs).numpy())
             side = _side(len(data) * sum(x.shape[1] for x in latest.values()))
-            for path, kind in product(paths, kinds):
+            for path, kind in product(latest, kinds):
                 _put_(kept[kind], path, at, len(data), _SMALL[kind](latest[path], side))
-    return kept[FEATURES], kept[ATTENTION]
+    return Teacher(np.concatenate(outputs), kept[FEATURES], kept[ATTENTION])
 
 
 @contextmanager
@@ -154,6 +156,8 @@ def _put_(kept: Maps, path: str, at: int, total: int, part: Tensor) -> None:
     kept[path][at : at + len(part)] = part.numpy()
 
 
-def _run(model: nn.Module, inputs: tuple[Array, ...]) -> None:
+def _run(model: nn.Module, inputs: tuple[Array, ...]) -> Tensor:
     with torch.inference_mode():
-        model.eval()(*(torch.from_numpy(np.array(array)) for array in inputs))
+        found = model.eval()(*(torch.from_numpy(np.array(array)) for array in inputs))
+    first: Tensor = found if isinstance(found, Tensor) else found[0]
+    return first
