@@ -109,10 +109,9 @@ class Residual(nn.Module):
 def settled(model: nn.Module) -> nn.Module:
     """In evaluation mode, with norms, shifts and statistics that are not those a fresh model has."""
     torch.manual_seed(1)
-    for module in model.modules():
-        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
-            if tensor.ndim == 1:
-                tensor.data = tensor.data + 0.3 * torch.rand_like(tensor.data)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 1:
+            tensor.data += 0.3 * torch.rand_like(tensor.data)
     return model.eval()
 
 

@@ -8,6 +8,7 @@ calibration data are nearest. Denton et al. 2014, arXiv:1404.0736, for convoluti
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from torch import Tensor, nn
@@ -87,10 +88,10 @@ class LowRankPass(ModulePass):
     def apply(self, step: LowRank, model: nn.Module, materials: Materials) -> nn.Module:
         """A copy of factored layers. Raises GateError: nothing to factor, or not the best of that rank."""
         inputs = materials.inputs
-        ranks = {path: rank for path in factorable(model, inputs, materials.keep)
-                 if (rank := rank_of(model.get_submodule(path), step))}
+        ranks = {path: rank_of(model.get_submodule(path), step)
+                 for path in factorable(model, inputs, materials.keep)}
         if not ranks:
-            raise GateError(f"no layer gets cheaper at {step.rank:.0%} of its break-even rank")
+            raise GateError("no layer is wide enough to be factored")
         seen = moments(model, materials.subject, ranks)
         factored = copy.deepcopy(model)
         for path, rank in ranks.items():
@@ -112,11 +113,12 @@ def factorable(model: nn.Module, inputs: tuple[Array, ...], keep: tuple[str, ...
 
 
 def rank_of(layer: nn.Module, step: LowRank) -> int:
-    """A multiple of the width step where one lies below the break-even rank; 0 where nothing is saved."""
+    """Below the break-even rank, and a multiple of the width step where one lies there."""
     even = _even(layer)
-    steps = max(1, round(step.rank * even / step.width_step)) * step.width_step
-    rank = steps if steps < even else int(step.rank * even)
-    return rank if rank < even else 0
+    most = ceil(even / step.width_step) - 1  # multiples of the step that save something
+    if most < 1:
+        return max(1, int(step.rank * even))
+    return min(max(1, round(step.rank * even / step.width_step)), most) * step.width_step
 
 
 def factor_(model: nn.Module, path: str, rank: int, moment: Tensor) -> None:
