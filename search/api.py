@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import ConfigError, RunError
 from ..evaluators.devices import device
 from ..evaluators.subjects.find import check, find
+from ..evaluators.subjects.students import Factory, find_students
 from ..hardware_profiles.load import dump as profile_text
 from ..hardware_profiles.load import is_path
 from ..spaces import space as spaces
@@ -18,7 +19,7 @@ from .config import RunConfig, build, dump
 from .driver import Driver
 from .journal import NAME, owned
 from .limits import limits
-from .prepare import Prepared, prepare
+from .prepare import Prepared, prepare, teach
 from .run import CONFIG, Run
 from .status import heartbeat
 from .trial import Bench
@@ -35,28 +36,36 @@ def search(
     trials: int = 60,
     timeout: str | float | None = None,
     out: str | Path = "runs/run",
+    students: Mapping[str, str | Factory] | None = None,
     **settings: Any,
 ) -> Run:
     """Searches and returns the finished run.
 
     `subject` is a Subject or what a run file's `model` takes. `budgets` is written as in a run file
     (`{"host-cpu": {"latency": "2ms"}, "size": "25%"}`), as are the keys of `settings`:
-    `max_accuracy_drop`, `objectives`, `space`, `keep`, `search`, `cluster`. Raises UserError.
+    `max_accuracy_drop`, `objectives`, `space`, `keep`, `search`, `cluster`. `students` are other
+    architectures to try, each a function that builds one or what a run file takes. Raises UserError.
     """
     reference = subject if isinstance(subject, str) else IN_PYTHON
-    fields = {"model": reference, "profiles": list(profiles), "budgets": dict(budgets or {}), **settings}
+    named = {name: given if isinstance(given, str) else IN_PYTHON for name, given in (students or {}).items()}
+    fields = {"model": reference, "profiles": list(profiles), "budgets": dict(budgets or {}),
+              "students": named, **settings}
     config = build(fields, {"search.trials": trials, "search.timeout": timeout}, "pared.search")
     found = find(subject, Path.cwd()) if isinstance(subject, str) else check(subject)
-    return start(config, found, Path(out), Path.cwd())
+    return start(config, found, Path(out), Path.cwd(), students=students)
 
 
 def resume(
-    out: str | Path, subject: Subject | None = None, watch: Watch | None = None, **overrides: Any
+    out: str | Path,
+    subject: Subject | None = None,
+    watch: Watch | None = None,
+    students: Mapping[str, str | Factory] | None = None,
+    **overrides: Any,
 ) -> Run:
     """Goes on with a run that was stopped, killed, or is to have more trials (`trials=200`).
 
-    Finished trials are kept, those that were running are run again. Raises RunError while another
-    driver owns the run.
+    Finished trials are kept, those that were running are run again. `subject` and `students` are needed
+    where they were given in Python. Raises RunError while another driver owns the run.
     """
     run = Run(out)
     keys = {"trials": "search.trials", "timeout": "search.timeout", "workers": "cluster.workers",
@@ -70,9 +79,11 @@ def resume(
             raise ConfigError(f"{run.path} was started from Python; resume it with "
                               "pared.resume(DIR, subject)")
         subject = find(config.model, run.path)
+    subject = check(subject)
+    found = find_students(_named(config, students), subject, run.path)
     with owned(run.path):
         keep_config(run.path, config)
-        _drive(run.path, config, check(subject), watch)
+        _drive(run.path, config, subject, found, watch)
     return Run(run.path)
 
 
@@ -82,9 +93,14 @@ def open_run(out: str | Path) -> Run:
 
 
 def start(
-    config: RunConfig, subject: Subject, out: Path, base: Path, watch: Watch | None = None
+    config: RunConfig,
+    subject: Subject,
+    out: Path,
+    base: Path,
+    watch: Watch | None = None,
+    students: Mapping[str, str | Factory] | None = None,
 ) -> Run:
-    """A new run in `out`, which must not be there yet. `base` is what `model` is relative to."""
+    """A new run in `out`, which must not be there yet. References are relative to `base`."""
     if (out / CONFIG).exists():
         with owned(out):  # names the pid when a driver is alive in there
             raise RunError(f"{out} is a run already; `pared resume {out}` goes on with it, "
@@ -92,11 +108,12 @@ def start(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} exists and is not empty; name another directory with --out")
     spaces.check_names(config.space)
+    found = find_students(_named(config, students), subject, base)
     try:
         (out / ARTIFACTS).mkdir(parents=True, exist_ok=True)
         with owned(out):
             keep_config(out, _absolute(config, base))
-            _drive(out, config, subject, watch)
+            _drive(out, config, subject, found, watch)
     except OSError as error:
         raise RunError(f"cannot write {out}: {error}") from error
     finally:
@@ -105,7 +122,20 @@ def start(
     return Run(out)
 
 
-def _drive(out: Path, config: RunConfig, subject: Subject, watch: Watch | None) -> None:
+def _named(config: RunConfig, given: Mapping[str, str | Factory] | None) -> dict[str, str | Factory]:
+    """Students by name: references of the run file, and what was given in Python. Raises ConfigError."""
+    named = {**config.students, **(given or {})}
+    if extra := sorted(named.keys() - config.students.keys()):
+        raise ConfigError(f"students: this run was started without {', '.join(extra)}")
+    if lacking := [name for name, what in named.items() if what == IN_PYTHON]:
+        raise ConfigError(f"students {', '.join(lacking)} were given in Python; resume the run with "
+                          "pared.resume(DIR, students={NAME: FUNCTION})")
+    return named
+
+
+def _drive(
+    out: Path, config: RunConfig, subject: Subject, students: Mapping[str, Factory], watch: Watch | None
+) -> None:
     profiles = config.searched
     for profile in profiles:  # told before a cluster starts
         if profile.backend.kind != "node":
@@ -116,11 +146,12 @@ def _drive(out: Path, config: RunConfig, subject: Subject, watch: Watch | None) 
         known = book.known_untouched(out)
         shared = workers.share(subject)
         ready: Prepared = workers.call(
-            prepare, shared, profiles, store, known, cluster.cpus_per_worker, config.keep, ())
+            prepare, shared, profiles, store, known, cluster.cpus_per_worker, config.keep, tuple(students))
         space = spaces.build(ready.scope, config.space)
+        teacher = workers.call(teach, shared, ready.scope.taps, space.transfers)
         bench = Bench(subject, profiles, store, cluster.cpus_per_worker, config.search.seed,
                       ready.untouched.sha256, ready.scores, ready.untouched.latency_ms,
-                      limits(config, ready.untouched), ready.teacher, ready.keep)
+                      limits(config, ready.untouched), teacher, ready.keep, students)
         _search(out, config, space, bench, workers, ready, watch)
 
 
@@ -151,11 +182,13 @@ def _search(
 
 
 def _absolute(config: RunConfig, base: Path) -> RunConfig:
-    """`model: ./file.py:object` with its full path, so that the run can be resumed from anywhere."""
-    where, colon, name = config.model.rpartition(":")
-    if not where.endswith(".py"):
-        return config
-    return config.model_copy(update={"model": f"{(base / where).resolve()}{colon}{name}"})
+    """`./file.py:object` with its full path, so that the run can be resumed from anywhere."""
+    def full(reference: str) -> str:
+        where, colon, name = reference.rpartition(":")
+        return f"{(base / where).resolve()}{colon}{name}" if where.endswith(".py") else reference
+
+    students = {name: full(reference) for name, reference in config.students.items()}
+    return config.model_copy(update={"model": full(config.model), "students": students})
 
 
 def keep_config(out: Path, config: RunConfig) -> None:

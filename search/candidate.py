@@ -22,6 +22,7 @@ class Candidate:
     """A scored model file. `test` is there for members of the final front.
 
     `notes` and `profiles` are there for a picked one: what to know about the choice, and for which devices.
+    `told` is what its passes had to say, such as a training that was rolled back.
     `absent` says on which profiles it does not run, and why; `shipped` which file runs there instead.
     """
 
@@ -37,6 +38,7 @@ class Candidate:
     absent: Mapping[str, str] = field(default_factory=dict)
     shipped: Mapping[str, str] = field(default_factory=dict)
     remarks: Mapping[str, list[str]] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -100,6 +102,7 @@ class Candidate:
             "size_only": dict(self.size_only),
             "absent": dict(self.absent),
             "shipped": {name: f"{ARTIFACTS}/{file}" for name, file in self.shipped.items()},
+            "notes": list(self.told),
         }
         if self.test and self.test_drop:
             point["test"] = {"accuracy": self.test.to_json(), "drop": asdict(self.test_drop)}

@@ -10,7 +10,7 @@ from .candidate import Candidate
 def noted(chosen: Candidate, profiles: Sequence[str], drop: float | None) -> Candidate:
     """The candidate with what its user should know."""
     notes = [note for name in profiles for note in _on(chosen, name)]
-    return replace(chosen, profiles=tuple(profiles), notes=(*_accuracy(chosen, drop), *notes))
+    return replace(chosen, profiles=tuple(profiles), notes=(*chosen.told, *_accuracy(chosen, drop), *notes))
 
 
 def miss(

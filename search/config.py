@@ -114,6 +114,9 @@ class RunConfig(_Strict):
         {}, description="technique: false, or its knobs narrowed to [low, high] or a list of options")
     keep: tuple[str, ...] = Field(
         (), description="layers that no technique changes: a path, a pattern such as blocks.0.*, or a type")
+    students: dict[str, str] = Field(
+        {}, description="other architectures to try, taught by the model: name: ./file.py:function or "
+                        "module:function, a function without arguments that returns a torch.nn.Module")
     search: SearchSettings = SearchSettings()
     cluster: ClusterSettings = ClusterSettings()
 

@@ -212,6 +212,7 @@ class Driver:
                     "label": flight.recipe.label, "subject": self.bench.subject.name,
                     "trial": flight.trial.number, "metrics": outcome.metrics, "drop": outcome.drop,
                     "size_only": outcome.size_only, "absent": outcome.absent, "shipped": outcome.shipped,
+                    "notes": outcome.notes,
                     "providers": outcome.providers, "untouched": self.bench.untouched,
                     "versions": versions(), "sha256": outcome.sha256}
             Store(self.bench.store).put_card(outcome.sha256, card)

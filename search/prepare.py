@@ -1,4 +1,4 @@
-"""What is done once before the first trial: the untouched model as a file, its scores, its outputs."""
+"""What is done once before the first trial: the untouched model as a file, its scores, its lessons."""
 
 import os
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ from ..spaces.materials import Teacher
 from ..spaces.passes import Scope
 from ..spaces.subject import Array, Subject, example_inputs
 from ..spaces.survey import survey
+from ..spaces.teaching import remembered
 from .cost import Measure
 from .records import Report, Untouched
 
@@ -36,7 +37,6 @@ class Prepared:
     scope: Scope
     untouched: Untouched
     scores: Mapping[str, NDArray[np.float64]]  # split -> (n,)
-    teacher: Teacher
     keep: tuple[str, ...]
 
 
@@ -64,16 +64,25 @@ def prepare(
         if known:
             _check_same_model(subject, session.run(tuple(a[: session.fixed_batch] for a in inputs)), inputs)
         kept = resolve(keep, subject.model())
-        scope = survey(subject.model(), inputs, onnx.load_from_string(file), profiles, kept, students)
+        scope = survey(subject.model(), inputs, onnx.load_from_string(file), profiles, kept, students,
+                       subject)
         scores = {name: accuracy.scores(session, subject.split(name), subject)
                   for name in ("validation", "test")}
-        everyone = runtime("onnxruntime").load(file, os.cpu_count() or 1)  # nothing else runs yet
-        teacher = Teacher(accuracy.outputs(everyone, subject.split("train")))
     found = known or _figures(file, scores["validation"], profiles, store, inputs, measure)
     if not np.isclose(found.accuracy, scores["validation"].mean(), atol=1e-9):
         raise RunError(f"the validation data changed: the untouched model scored {found.accuracy:.4f} "
                        f"when the run started, now {scores['validation'].mean():.4f}")
-    return Prepared(scope, found, scores, teacher, kept)
+    return Prepared(scope, found, scores, kept)
+
+
+def teach(
+    subject: Subject, taps: tuple[str, ...], kinds: tuple[str, ...], measure: Measure, report: Report
+) -> Teacher:
+    """What all trials are taught by: the untouched model's outputs, and those `kinds` of its taps."""
+    report("remembering what the model says")
+    torch.set_num_threads(os.cpu_count() or 1)  # nothing else runs yet
+    with Lane().working():
+        return remembered(subject.model(), subject.split("train"), taps, kinds)
 
 
 def _exported(subject: Subject, inputs: tuple[Array, ...]) -> bytes:

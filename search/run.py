@@ -199,6 +199,7 @@ class Run:
             absent={**outcome.get("absent", {}), **known.absent},
             shipped=outcome.get("shipped", {}),
             remarks=outcome.get("remarks", {}),
+            told=tuple(outcome.get("notes", ())),
             test=test,
             test_drop=Drop(**final["drop"]) if test else None,
         )

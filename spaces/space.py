@@ -91,6 +91,12 @@ class Space:
         knob = self.knobs[PRECISION]
         return tuple(str(o) for o in knob.options if o != NONE) if isinstance(knob, Choice) else ()
 
+    @property
+    def transfers(self) -> tuple[str, ...]:
+        """What of the inside of the untouched model some recipe may ask for."""
+        knob = self.knobs.get("recover.transfer")
+        return tuple(str(o) for o in knob.options if o != NONE) if isinstance(knob, Choice) else ()
+
     def setting(self, on: Mapping[str, int], precision: str) -> Values:
         """Techniques -> which of their usual settings, and a number format at its most usual one."""
         usual: Values = {name: True for name in on}

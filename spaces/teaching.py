@@ -113,16 +113,16 @@ def _feature_distance(x: Tensor, target: Tensor, projector: nn.Module) -> Tensor
 
     Pooled first: a linear map over channels and a mean over positions can change places.
     """
-    ours = projector(functional.adaptive_avg_pool2d(x, target.shape[-2:]))
+    ours = projector(functional.adaptive_avg_pool2d(x, _last_two(target)))
     return functional.mse_loss(ours, target) / target.square().mean().clamp_min(1e-12)
 
 
 def _attention_distance(x: Tensor, target: Tensor) -> Tensor:
     """Square of the distance between unit vectors, 0-4, the mean over examples."""
-    return (_looks(x, target.shape[-2:]) - target).square().sum((1, 2, 3)).mean()
+    return (_looks(x, _last_two(target)) - target).square().sum((1, 2, 3)).mean()
 
 
-def _looks(x: Tensor, size: tuple[int, ...]) -> Tensor:
+def _looks(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Where the channels are strong, (batch, 1, height, width) of length 1 an example."""
     strength = functional.adaptive_avg_pool2d(x.square().mean(1, keepdim=True), size)
     return functional.normalize(strength.flatten(1), dim=1).view_as(strength)
@@ -137,6 +137,10 @@ def _features(x: Tensor, side: int) -> Tensor:
 
 
 _SMALL = {FEATURES: _features, ATTENTION: _attention}
+
+
+def _last_two(x: Tensor) -> tuple[int, int]:
+    return x.shape[-2], x.shape[-1]
 
 
 def _size(x: Tensor, side: int) -> tuple[int, int]:

@@ -19,20 +19,26 @@ def find(reference: str, base: Path) -> Subject:
 
     The object is a Subject, or a function without arguments that returns one. Raises SubjectError.
     """
+    return check(load(reference, base, "model"), reference)
+
+
+def load(reference: str, base: Path, key: str) -> object:
+    """What `module:object` or `./file.py:object` names; `key` of the run file is named in a SubjectError."""
     where, colon, name = reference.rpartition(":")
     if not colon or not where or not name:
-        raise SubjectError(f"model: got {reference!r}; write module:object or ./file.py:object")
-    module = _file(base / where) if where.endswith(".py") else _module(where, base)
+        raise SubjectError(f"{key}: got {reference!r}; write module:object or ./file.py:object")
+    module = _file(base / where, key) if where.endswith(".py") else _module(where, base, key)
     if not hasattr(module, name):
         names = ", ".join(n for n in vars(module) if not n.startswith("_"))
-        raise SubjectError(f"model: {where} has no {name!r}; it has {names}")
-    return check(getattr(module, name), reference)
+        raise SubjectError(f"{key}: {where} has no {name!r}; it has {names}")
+    found: object = getattr(module, name)
+    return found
 
 
 def check(found: object, reference: str = "subject") -> Subject:
     """The subject itself, called if it is a factory, after one example went through the model."""
     if callable(found) and not isinstance(found, Subject):
-        found = _guarded(reference, found)
+        found = guarded(reference, found)
     if not isinstance(found, Subject):
         raise SubjectError(f"model: {reference} is a {type(found).__name__}, not a subject; wrap the "
                            "module and its data in pared.Classification or write a pared.Subject")
@@ -58,32 +64,36 @@ def _try(subject: Subject, reference: str) -> None:
                            "the first dimension must be the batch")
 
 
-def _module(name: str, base: Path) -> ModuleType:
+def _module(name: str, base: Path, key: str) -> ModuleType:
     if str(base) not in sys.path:
         sys.path.insert(0, str(base))
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise SubjectError(f"model: cannot import {name!r}: {error}") from error
+        raise SubjectError(f"{key}: cannot import {name!r}: {error}") from error
 
 
-def _file(path: Path) -> ModuleType:
+def _file(path: Path, key: str) -> ModuleType:
     if not path.is_file():
-        raise SubjectError(f"model: there is no file {path}")
+        raise SubjectError(f"{key}: there is no file {path}")
+    known = sys.modules.get(path.stem)
+    if key != "model" and known is not None and Path(known.__file__ or "").resolve() == path.resolve():
+        return known  # the subject came from it just now; a second copy would have classes of its own
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent.resolve()))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module, loader = importlib.util.module_from_spec(spec), spec.loader
     sys.modules[path.stem] = module
-    _guarded(str(path), lambda: loader.exec_module(module))
+    guarded(str(path), lambda: loader.exec_module(module), key)
     return module
 
 
-def _guarded(what: str, call: Callable[[], object]) -> object:
+def guarded(what: str, call: Callable[[], object], key: str = "model") -> object:
+    """What the user's own code returns. Raises SubjectError for whatever it raises."""
     try:
         return call()
     except ParedError:
         raise
     except Exception as error:
-        raise SubjectError(f"model: {what} raised {type(error).__name__}: {error}") from error
+        raise SubjectError(f"{key}: {what} raised {type(error).__name__}: {error}") from error

@@ -52,7 +52,7 @@ def _notes(c: Candidate, profile: str) -> list[str]:
     notes = [f"{', '.join(names)}: size only"] if (names := c.size_only.get(profile)) else []
     notes += ["slower than untouched"] if (latency.ratio or 0) > 1.02 else []
     notes += ["unstable"] if latency.unstable else []
-    notes += c.remarks.get(profile, ())
+    notes += (*c.told, *c.remarks.get(profile, ()))
     if energy := c.metrics.get(f"energy_mj@{profile}"):
         notes.append(f"{energy.value:.3g} mJ ({energy.evidence})")
     if profile in c.shipped:
