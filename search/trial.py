@@ -161,12 +161,13 @@ class _Trial:
         """The file after its file passes, each held to what it promised; trained inside if `tuned`."""
         if not self.recipe.file_steps:
             return self._untouched(graph)
+        origin = graph
         for name, step in self.recipe.file_steps:
             self.report(name)
             if name in FILE:
                 graph = self._rewritten(name, step, graph, final)
             elif tuned:
-                graph = self._tuned(name, step, graph, turn)
+                graph = self._tuned(name, step, graph, origin, turn)
         return bytes(graph.SerializeToString())
 
     def _rewritten(self, name: str, step: Step, before: onnx.ModelProto, final: bool) -> onnx.ModelProto:
@@ -179,8 +180,10 @@ class _Trial:
             check_faithful(name, before, after, self.inputs, FILE[name].tolerance)
         return after
 
-    def _tuned(self, name: str, step: Step, before: onnx.ModelProto, turn: Turn | None) -> onnx.ModelProto:
-        after = TUNING[name].tune(step, before, self._materials(turn))
+    def _tuned(
+        self, name: str, step: Step, before: onnx.ModelProto, origin: onnx.ModelProto, turn: Turn | None
+    ) -> onnx.ModelProto:
+        after = TUNING[name].tune(step, before, origin, self._materials(turn))
         TUNING[name].check(step, before, after)
         check_tuned(name, after, self.inputs, TUNING[name].outputs(after, self.inputs))
         return after

@@ -77,7 +77,6 @@ def _rounded(grid: Grid, weight: np.ndarray, samples: Tensor) -> Grid:
                                        wide[1], 1))
     zero = torch.from_numpy(np.repeat(np.broadcast_to(grid.zero, (rows, *grid.scale.shape[1:]))[..., 0],
                                       wide[1], 1))
-    low = 1 if grid.levels > 4 and grid.zero.size == 1 else 0
     w, s, z = (t.reshape(groups, rows // groups, columns) for t in (matrix, scale, zero))
     curvature = samples.transpose(1, 2) @ samples / samples.shape[1]  # (groups, columns, columns)
     order = curvature.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True)
@@ -86,7 +85,7 @@ def _rounded(grid: Grid, weight: np.ndarray, samples: Tensor) -> Grid:
     integers = torch.empty_like(w)
     for i in range(columns):
         column, step = w[:, :, i], s[:, :, i]
-        integers[:, :, i] = torch.clamp((column / step + z[:, :, i]).round(), low, grid.levels - 1)
+        integers[:, :, i] = torch.clamp((column / step + z[:, :, i]).round(), grid.lowest, grid.levels - 1)
         error = (column - (integers[:, :, i] - z[:, :, i]) * step) / inverse[:, i, i, None]
         w[:, :, i:] -= error[:, :, None] * inverse[:, None, i, i:]
     back = torch.empty_like(integers).scatter_(2, order[:, None].expand_as(integers), integers)

@@ -1,6 +1,6 @@
 """Weights as whole numbers on a grid: how a float weight is laid out, rounded and turned back."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -65,16 +65,20 @@ class Grid:
         dense = (self.integers.astype(np.float32) - self.zero) * self.scale
         return self.layout.weight(dense.reshape(len(dense), -1))
 
-    def nearest(self, matrix: Floats) -> "Grid":
-        """The same grid with the integers nearest to another matrix (rows, inputs)."""
-        grouped = matrix.reshape(self.integers.shape)
-        return replace(self, integers=rounded(grouped, self.scale, self.zero, self.levels))
+    @property
+    def lowest(self) -> int:
+        return lowest(self.levels, self.zero)
+
+
+def lowest(levels: int, zero: Floats) -> int:
+    """The least integer in use: one level is given up where zero is to lie on a symmetric grid."""
+    return 1 if levels > 4 and zero.size == 1 and float(zero.flat[0]) == levels / 2 else 0
 
 
 def rounded(grouped: Floats, scale: Floats, zero: Floats, levels: int) -> Bytes:
     """Whole numbers 0 .. levels - 1, each the nearest that stands for its weight."""
-    low = 1 if levels > 4 and zero.size == 1 else 0  # the level given up for a zero on the grid
-    whole: Bytes = np.clip(np.rint(grouped / scale + zero), low, levels - 1).astype(np.uint8)
+    steps = np.rint(grouped / scale + zero)
+    whole: Bytes = np.clip(steps, lowest(levels, zero), levels - 1).astype(np.uint8)
     return whole
 
 

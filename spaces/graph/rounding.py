@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .grid import Grid, rounded
+from .grid import Floats, Grid, rounded
 
+INSIDE = 0.499  # of a step: what still rounds to the same integer
 _fused = torch._fake_quantize_learnable_per_tensor_affine
 
 
@@ -38,11 +39,11 @@ class Weights(nn.Module):
     latent: Tensor
     zero: Tensor
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, before: Floats | None = None) -> None:
+        """`before`: the weight as it was, in the shape of the initializer."""
         super().__init__()
         self.grid = grid
-        self.latent = nn.Parameter(torch.from_numpy(
-            (grid.integers.astype(np.float32) - grid.zero) * grid.scale))
+        self.latent = nn.Parameter(torch.from_numpy(_start(grid, before)))
         self.log_scale = nn.Parameter(torch.from_numpy(np.log(grid.scale)))
         self.register_buffer("zero", torch.from_numpy(grid.zero.copy()))
 
@@ -53,10 +54,9 @@ class Weights(nn.Module):
     def forward(self) -> Tensor:
         """The weight as the file will hold it, in the shape of the initializer."""
         grid = self.grid
-        low = 1 if grid.levels > 4 and grid.zero.size == 1 else 0
         factor = 1 / (self.latent[0, 0].numel() * grid.levels / 2) ** 0.5
         scale = _scaled_gradient(self.scale, factor)
-        steps = torch.clamp(self.latent / scale + self.zero, low, grid.levels - 1)
+        steps = torch.clamp(self.latent / scale + self.zero, grid.lowest, grid.levels - 1)
         dense = (_straight_through(steps) - self.zero) * scale
         matrix = dense.reshape(len(dense), -1)
         return matrix.T if grid.layout.turned else matrix.reshape(grid.layout.shape)
@@ -66,6 +66,18 @@ class Weights(nn.Module):
         scale = self.scale.detach().numpy()
         integers = rounded(self.latent.detach().numpy(), scale, self.grid.zero, self.grid.levels)
         return Grid(integers, scale, self.grid.zero, self.grid.levels, self.grid.layout)
+
+
+def _start(grid: Grid, before: Floats | None) -> Floats:
+    """The weight on its grid, or the one before it, moved into the interval that rounds to its integer."""
+    middle = grid.integers.astype(np.float32) - grid.zero
+    if before is None or before.shape != grid.layout.shape:
+        return (middle * grid.scale).astype(np.float32)
+    old = grid.layout.matrix(before.astype(np.float32)).reshape(middle.shape) / grid.scale
+    low = np.where(grid.integers == grid.lowest, -np.inf, middle - INSIDE)
+    high = np.where(grid.integers == grid.levels - 1, np.inf, middle + INSIDE)
+    start: Floats = (np.clip(old, low, high) * grid.scale).astype(np.float32)
+    return start
 
 
 def on_steps(x: Tensor, scale: Tensor) -> Tensor:

@@ -19,9 +19,10 @@ from . import nbits, packing
 from .grid import Grid, layout
 from .operators import OPERATORS
 from .rounding import Activations, Weights, on_steps
-from .weighted import WEIGHTED
+from .weighted import WEIGHTED, array, weights
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+QUANTIZED = "_quantized"  # what ONNX Runtime's quantizer appends to the name of a weight
 LIMITS = {np.dtype(np.uint8): (0, 255), np.dtype(np.int8): (-128, 127)}
 
 # Called before each weighted node: (weight name, node, its data input) -> a weight to use, or None.
@@ -30,11 +31,19 @@ Visit = Callable[[str, onnx.NodeProto, Tensor], Tensor | None]
 
 class Trainable(nn.Module):
     """`forward` takes the graph's inputs and gives its first output. Raises GateError: an operator
-    that has no place in `operators.py`."""
+    that has no place in `operators.py`.
 
-    def __init__(self, graph: onnx.ModelProto, keep: Iterable[str] = ()) -> None:
+    `keep` are names of constants that are not trained. `origin` is the graph before it was quantized:
+    where it has a weight, training starts from there within each weight's rounding interval, so that what
+    nearly rounded the other way soon does.
+    """
+
+    def __init__(
+        self, graph: onnx.ModelProto, keep: Iterable[str] = (), origin: onnx.ModelProto | None = None
+    ) -> None:
         super().__init__()
         self.graph, self.keep = graph, frozenset(keep)
+        self._origin = weights(origin) if origin else {}
         self.inputs = [value.name for value in graph.graph.input]
         self._constants = {t.name: torch.from_numpy(np.array(numpy_helper.to_array(t)))
                            for t in graph.graph.initializer}
@@ -130,7 +139,8 @@ class Trainable(nn.Module):
                 activation = by_output[node.input[0]].input[1]
                 self._find_bias(bias.input[0], activation, weight.input[0], bias.input[1])
         for name, grid in grids.items():
-            self.weights[_slashed(name)] = Weights(grid)
+            before = self._origin.get(name.removesuffix(QUANTIZED))
+            self.weights[_slashed(name)] = Weights(grid, array(before) if before else None)
 
     def _find_bias(self, name: str, activation: str, weight: str, scale: str) -> None:
         self._biases[name] = (_slashed(activation), _slashed(weight))
@@ -195,8 +205,8 @@ class Trainable(nn.Module):
 
 def _put_(tensor: onnx.TensorProto, value: np.ndarray) -> None:
     """Another value of the same shape and type."""
-    typed = np.ascontiguousarray(value.reshape(tuple(tensor.dims)), onnx.helper.tensor_dtype_to_np_dtype(
-        tensor.data_type))
+    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    typed = value.reshape(tuple(tensor.dims)).astype(kind, order="C")
     tensor.CopyFrom(numpy_helper.from_array(typed, tensor.name))
 
 

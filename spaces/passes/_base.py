@@ -103,8 +103,10 @@ class FilePass(Pass, Protocol):
 
 
 class TuningPass(Pass, Protocol):
-    def tune(self, step: Any, graph: onnx.ModelProto, materials: Materials) -> onnx.ModelProto:
-        """The same graph with trained weights, scales and biases."""
+    def tune(
+        self, step: Any, graph: onnx.ModelProto, origin: onnx.ModelProto, materials: Materials
+    ) -> onnx.ModelProto:
+        """The same graph with trained weights, scales and biases; `origin` is the float graph before it."""
         ...
 
     def check(self, step: Any, before: onnx.ModelProto, after: onnx.ModelProto) -> None: ...

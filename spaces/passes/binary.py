@@ -69,7 +69,7 @@ class BinaryPass(FilePass):
         return result
 
     def check(self, step: Binary, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-        check_grids("binary", before, packed(after), {LEVELS[step.values]})
+        check_grids("binary", before, after, packed(after), {LEVELS[step.values]})
         _onnx.check_smaller("binary", before, after)
 
 

@@ -59,4 +59,5 @@ class Fp16Pass(FilePass):
                 if tensor.data_type == onnx.TensorProto.FLOAT]
         if left or not _onnx.weights(after):
             raise GateError(f"fp16 left {len(left)} weights in 32 bits: {', '.join(left[:3])}")
+        _onnx.check_weights("fp16", before, after)
         _onnx.check_smaller("fp16", before, after)

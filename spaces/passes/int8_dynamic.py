@@ -63,4 +63,5 @@ class Int8DynamicPass(FilePass):
     def check(self, step: Int8Dynamic, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
         if not _onnx.operators(after)["MatMulInteger"]:
             raise GateError("int8_dynamic quantized no matrix product")
+        _onnx.check_weights("int8_dynamic", before, after)
         _onnx.check_smaller("int8_dynamic", before, after)

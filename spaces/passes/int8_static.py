@@ -107,6 +107,7 @@ class Int8StaticPass(FilePass):
         """At least one weighted operator reads only dequantized tensors, and the file shrank."""
         if not _quantized(after):
             raise GateError("int8_static quantized no convolution and no matrix product")
+        _onnx.check_weights("int8_static", before, after)
         _onnx.check_smaller("int8_static", before, after)
 
 

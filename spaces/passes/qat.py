@@ -59,10 +59,12 @@ class QatPass(TuningPass):
     def decode(self, values: Mapping[str, Value], scope: Scope) -> Qat:
         return Qat(int(values["epochs"]), float(values["learning_rate"]))
 
-    def tune(self, step: Qat, graph: onnx.ModelProto, materials: Materials) -> onnx.ModelProto:
+    def tune(
+        self, step: Qat, graph: onnx.ModelProto, origin: onnx.ModelProto, materials: Materials
+    ) -> onnx.ModelProto:
         """Raises GateError: an operator that cannot be trained; TrainingError when it keeps diverging."""
         frozen = {t.name for t in graph.graph.initializer if kept(t.name, materials.keep)}
-        model = Trainable(graph, frozen)
+        model = Trainable(graph, frozen, origin)
         settings = Settings(step.epochs, step.learning_rate, step.temperature, step.soft_weight)
         train_(model, materials, settings, groups=_groups(model, step.learning_rate))
         tuned = model.written()

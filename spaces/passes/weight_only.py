@@ -22,6 +22,7 @@ from . import _onnx
 from ._base import Calibration, FilePass, Scope
 
 SMALLEST = 256  # weights; below this the scales outweigh what is saved
+LEAST = 0.5  # cosine to the weight before: few levels without training leave that much
 EXAMPLES = 128  # of the calibration data, that error compensation looks at
 
 
@@ -91,7 +92,7 @@ class WeightOnlyPass(FilePass):
     def check(self, step: WeightOnly, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
         """Weights were packed with so many levels, each near what it was; the file shrank."""
         found = {**packed(after), **nbits.read(after)}
-        check_grids("weight_only", before, found, {2**step.bits})
+        check_grids("weight_only", before, after, found, {2**step.bits})
         _onnx.check_smaller("weight_only", before, after)
 
 
@@ -129,29 +130,22 @@ def large(model: onnx.ModelProto) -> list[str]:
     return [name for name, tensor in _onnx.weights(model).items() if np.prod(tensor.dims) >= SMALLEST]
 
 
-def check_grids(name: str, before: onnx.ModelProto, found: Mapping[str, Grid], levels: Set[int]) -> None:
+def check_grids(
+    name: str, before: onnx.ModelProto, after: onnx.ModelProto, found: Mapping[str, Grid], levels: Set[int]
+) -> None:
     """Every grid has an allowed number of levels and is near the weight that it replaces.
 
     Near in direction and length: another weight, or wrong scales, point elsewhere. Raises GateError.
     """
     if not found:
         raise GateError(f"{name} quantized no weight")
+    _onnx.check_weights(name, before, after, LEAST)
     was = _onnx.weights(before)
     for key, each in found.items():
         if each.levels not in levels:
             raise GateError(f"{name}: {key} has {each.levels} levels, allowed: {sorted(levels)}")
         if key in was:
-            _check_near(name, key, _onnx.array(was[key]), each.weight)
-
-
-def _check_near(name: str, key: str, old: np.ndarray, new: np.ndarray) -> None:
-    if old.shape != new.shape:
-        raise GateError(f"{name}: {key} went from {old.shape} to {new.shape}")
-    size = float(np.linalg.norm(old) * np.linalg.norm(new))
-    cosine = float((old * new).sum()) / size if size else 1.0
-    factor = float(np.linalg.norm(new) / max(1e-12, float(np.linalg.norm(old))))
-    if np.linalg.norm(old) and not (cosine > 0.5 and 0.5 < factor < 2):
-        raise GateError(f"{name}: {key} is not the weight it was: cosine {cosine:.2f}, norm x{factor:.2f}")
+            _onnx.check_near(name, key, _onnx.array(was[key]), each.weight, LEAST)
 
 
 def _examples(data: Calibration) -> tuple[torch.Tensor, ...]:

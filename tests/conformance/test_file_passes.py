@@ -1,65 +1,43 @@
 """The contract that every file pass keeps, on a convolutional and on a transformer graph."""
 
-from functools import cache
-
 import numpy as np
 import onnx
 import pytest
 import torch
-from helpers import load_tiny
-from torch import Tensor, nn
+from cases import case, run
+from torch import nn
 
 from pared.errors import GateError
+from pared.evaluators.artifact import check_faithful
 from pared.evaluators.export import export
-from pared.evaluators.runtimes import runtime
 from pared.hardware_profiles.load import load
+from pared.spaces.legal import FORMATS
 from pared.spaces.passes import FILE, Scope, _onnx
-from pared.spaces.passes.prune import prunable, stages_of
 
-
-class Encoder(nn.Module):
-    """One transformer block over 12 tokens of width 32."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.qkv, self.out = nn.LayerNorm(32), nn.Linear(32, 96), nn.Linear(32, 32)
-        self.up, self.down, self.head = nn.Linear(32, 128), nn.Linear(128, 32), nn.Linear(32, 10)
-
-    def forward(self, x: Tensor) -> Tensor:  # (batch, 12, 32) -> (batch, 10)
-        q, k, v = self.qkv(self.norm(x)).reshape(x.shape[0], 12, 3, 4, 8).permute(2, 0, 3, 1, 4)
-        x = x + self.out((torch.softmax(q @ k.transpose(2, 3), -1) @ v).transpose(1, 2).flatten(2))
-        return self.head((x + self.down(nn.functional.gelu(self.up(x)))).mean(1))
-
-
-@cache
-def case(kind: str) -> tuple[onnx.ModelProto, dict[str, np.ndarray], Scope]:
-    if kind == "cnn":
-        subject = load_tiny().subject()
-        model, data = subject.model(), subject.split("calibration").inputs[0][:64]
-    else:
-        torch.manual_seed(0)
-        model, data = Encoder().eval(), np.random.default_rng(0).normal(size=(64, 12, 32)).astype(np.float32)
-    graph = export(model, (data[:2],))
-    stages = tuple(f"stage{i}" for i, _ in enumerate(stages_of(prunable(model, (data[:2],)))))
-    return graph, {"input0": data}, Scope(stages, _onnx.weight_shares(graph), (load("host-cpu"),))
-
-
-USEFUL = [(kind, name, i) for kind in ("cnn", "transformer") for name in FILE
+USEFUL = [(kind, name, i) for kind in ("cnn", "transformer") for name in FORMATS
           if not FILE[name].refused(case(kind)[2])
           for i in range(len(FILE[name].usual(case(kind)[2])))]
+
+
+def sparse(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Four of five weights at zero."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    for tensor in _onnx.weights(copy).values():
+        weight = onnx.numpy_helper.to_array(tensor).copy()
+        weight[np.abs(weight) < np.quantile(np.abs(weight), 0.8)] = 0
+        tensor.CopyFrom(onnx.numpy_helper.from_array(weight, tensor.name))
+    return copy
 
 
 @pytest.fixture(params=USEFUL, ids=lambda p: "-".join(map(str, p)))
 def applied(request: pytest.FixtureRequest):
     kind, name, i = request.param
     graph, data, scope = case(kind)
+    graph = sparse(graph) if name == "pack_zeros" else graph
     file_pass = FILE[name]
     step = file_pass.decode(file_pass.usual(scope)[i], scope)
     return file_pass, step, graph, data, scope
-
-
-def run(model: onnx.ModelProto, data: dict[str, np.ndarray]) -> np.ndarray:
-    return runtime("onnxruntime").load(model.SerializeToString(), 1).run(tuple(data.values()))
 
 
 def test_it_keeps_its_promise_and_computes_about_the_same(applied) -> None:
@@ -84,6 +62,26 @@ def test_a_sabotaged_pass_that_does_nothing_is_caught(applied) -> None:
     file_pass, step, graph, _, _ = applied
     with pytest.raises(GateError):
         file_pass.check(step, graph, graph)
+
+
+def test_a_sabotaged_pass_that_writes_other_weights_is_caught(applied) -> None:
+    """The largest constant of the file, its values in another order."""
+    file_pass, step, graph, data, _ = applied
+    after = file_pass.apply(step, graph, data)
+    largest = max(after.graph.initializer, key=lambda t: np.prod(t.dims))
+    mixed = np.random.default_rng(0).permuted(onnx.numpy_helper.to_array(largest).ravel())
+    largest.CopyFrom(onnx.numpy_helper.from_array(mixed.reshape(tuple(largest.dims)), largest.name))
+    with pytest.raises(GateError):
+        file_pass.check(step, graph, after)
+        check_faithful(file_pass.name, graph, after, tuple(data.values()), file_pass.tolerance)
+
+
+def test_a_kept_weight_stays_as_it_was(applied) -> None:
+    file_pass, step, graph, data, _ = applied
+    name, weight = list(_onnx.weights(graph).items())[1]
+    after = file_pass.apply(step, graph, data, frozenset({name}))
+    kept = [t for t in after.graph.initializer if t.name == name]
+    assert kept and np.array_equal(onnx.numpy_helper.to_array(kept[0]), onnx.numpy_helper.to_array(weight))
 
 
 def test_its_usual_settings_lie_within_its_knobs(applied) -> None:
