@@ -1,6 +1,7 @@
 """Torch module -> one self-contained ONNX file, checked against the module."""
 
 import contextlib
+import copy
 import io
 import logging
 import re
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from ..errors import ExportError, GateError
 from ..spaces.subject import Array
@@ -25,6 +27,7 @@ def export(model: nn.Module, inputs: tuple[Array, ...]) -> onnx.ModelProto:
     `inputs` are example inputs, each (batch, ...) with batch >= 2. Raises ExportError naming the
     operator or the line, GateError when file and module disagree.
     """
+    model = _plain(model)
     try:
         graph = _exported(model, inputs, dynamic=True)
     except Exception as first:  # the exporter raises many kinds
@@ -35,6 +38,21 @@ def export(model: nn.Module, inputs: tuple[Array, ...]) -> onnx.ModelProto:
             raise ExportError(f"the model does not export: {_reason(first)}") from first
     _check_agreement(model, graph, inputs)
     return graph
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """The model itself, or a copy in which weights that are computed (masked ones) are constants."""
+    if not any(map(parametrize.is_parametrized, model.modules())):
+        return model
+    plain = copy.deepcopy(model)
+    for module in list(filter(parametrize.is_parametrized, plain.modules())):
+        values = {name: getattr(module, name).detach() for name in module.parametrizations}  # type: ignore[union-attr]
+        del module.parametrizations
+        # By hand, as torch's own removal would strip the class that all copies share.
+        module.__class__ = type(module).__bases__[0]
+        for name, value in values.items():
+            module.register_parameter(name, nn.Parameter(value))
+    return plain
 
 
 def _exported(model: nn.Module, inputs: tuple[Array, ...], dynamic: bool) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from .candidate import ARTIFACTS
 from .config import RunConfig, build, dump
 from .driver import Driver
 from .journal import NAME, owned
-from .limits import limits
+from .limits import limits, size_counts
 from .prepare import Prepared, prepare, teach
 from .run import CONFIG, Run
+from .sensing import sense, wanted
 from .status import heartbeat
 from .trial import Bench
 from .workers import Crew, crew
@@ -147,7 +149,11 @@ def _drive(
         shared = workers.share(subject)
         ready: Prepared = workers.call(
             prepare, shared, profiles, store, known, cluster.cpus_per_worker, config.keep, tuple(students))
-        space = spaces.build(ready.scope, config.space)
+        scope = ready.scope
+        if wanted(config.space):
+            found = workers.call(sense, shared, store, ready.untouched.sha256, ready.keep)
+            scope = replace(scope, sensitivity=found)
+        space = spaces.build(scope, config.space, size_counts(config))
         teacher = workers.call(teach, shared, ready.scope.taps, space.transfers)
         bench = Bench(subject, profiles, store, cluster.cpus_per_worker, config.search.seed,
                       ready.untouched.sha256, ready.scores, ready.untouched.latency_ms,

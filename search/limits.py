@@ -23,6 +23,14 @@ def limits(config: RunConfig, untouched: Untouched) -> dict[str, float]:
     return found
 
 
+def size_counts(config: RunConfig) -> bool:
+    """Whether a smaller file is worth anything in itself: an objective, a budget, or a device's flash."""
+    budgets = config.budgets
+    return ("size" in config.objectives or budgets.size is not None
+            or any(budget.memory is not None for budget in budgets.profiles.values())
+            or any(machine.memory.flash_limit for machine in config.machines))
+
+
 def latency_limit(text: str | float, profile: str, untouched: Untouched) -> float:
     """In ms. Raises BudgetError for a relative one where the untouched model does not run."""
     budget = parse(text, "latency")

@@ -1,5 +1,7 @@
 """A finished or running search, read from its directory: front, pick, export, verify."""
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +15,12 @@ from ..evaluators.devices.table import TableDevice
 from ..evaluators.measurement import Measurement
 from ..evaluators.subjects.find import find
 from ..spaces.recipe import from_json
+from ..spaces.sensitivity import Sensitivity
+from ..spaces.sensitivity import from_json as sensitivity_from_json
 from ..spaces.subject import Subject
 from . import study as book
 from .budget import broken, parse
-from .candidate import Candidate
+from .candidate import ARTIFACTS, Candidate
 from .choice import miss, noted
 from .config import RunConfig, check_trusted, read
 from .cost import Cost, Metrics, by_profile
@@ -83,6 +87,17 @@ class Run:
             if not candidate.recipe.steps:
                 return candidate
         raise RunError(f"{self.path}: the untouched model is not scored yet")
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity | None:
+        """How much each layer of the untouched model minds; None where no technique of the run asked."""
+        cards = sorted((self.path / ARTIFACTS).glob("sensitivity-*.json"), key=lambda p: p.stat().st_mtime)
+        for card in reversed(cards):
+            with suppress(ValueError, RunError):  # a damaged one is none
+                plain = json.loads(card.read_text())
+                if plain["untouched"] == self.untouched.sha256:
+                    return sensitivity_from_json(plain)
+        return None
 
     @property
     def limits(self) -> dict[str, float]:
@@ -247,7 +262,8 @@ class Run:
             labels={machine.name: label(machine) for machine in self.config.machines}, limits=self.limits,
             max_drop=self.config.max_accuracy_drop, untouched=self.baseline, ended=ended,
             fronts={name: self.front(name) for name in self.config.names},
-            best_for_all=self.best_for_all(), trained=self.counts().trained)
+            best_for_all=self.best_for_all(), trained=self.counts().trained,
+            sensitivity=self.sensitivity)
 
     def _profile(self, name: str) -> str:
         if name not in self.config.names:

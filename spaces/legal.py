@@ -40,7 +40,8 @@ BRINGS = {
     "low_rank": ("recover",), "sparsify": ("recover", "pack_zeros"), "binary": ("qat",),
 }
 
-FORMATS = tuple(name for name in ORDER if name in FILE)
+# A file pass that follows from another step is no format of its own.
+FORMATS = tuple(name for name in ORDER if name in FILE and name not in REQUIRES)
 STRUCTURE = tuple(name for name in ORDER if name in MODULE)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import ConfigError, unknown
+from ..hardware_profiles.profile import Ability
 from . import legal
 from .knob import Choice, Knob, Value
 from .passes import FILE, MODULE, PASSES, TRAINING, TUNING, Scope
@@ -15,6 +16,9 @@ Pick = Callable[[str, Knob], Value]
 
 # What starts from nothing needs another of the usual settings of what comes along with it.
 LONGER = {"student": {"recover": 1}}
+
+# Formats whose usual settings lie all along a budget; each costs no training.
+SPREAD = ("mixed", "mixed_int8")
 
 PRUNE, RECOVER, PRECISION, NONE = "prune", "recover", "precision", "none"
 
@@ -67,6 +71,8 @@ class Space:
                 for precision in formats[::2] if "fp16" in formats else formats:
                     on = {technique: choice, **LONGER.get(technique, {})}
                     found.append(self.setting(on, precision))
+        found += [self.setting({name: choice}, name) for name in SPREAD if name in self.formats
+                  for choice in range(len(PASSES[name].usual(self.scope)))]
         found += [self.setting({name: 0}, str(precision)) for name in TUNING if name in self.knobs
                   for precision in self.formats if precision in legal.REQUIRES[name]]
         return self._distinct(found)
@@ -156,14 +162,17 @@ class Space:
         return (name for name in self.knobs if name.startswith(f"{technique}."))
 
 
-def build(scope: Scope, wish: Wish) -> Space:
+def build(scope: Scope, wish: Wish, size_counts: bool = True) -> Space:
     """The space over every technique of use here that `wish` leaves on, its knobs narrowed by it.
+
+    Where size counts for nothing, techniques that no profile turns into speed are left out, unless
+    `wish` names them.
 
     Raises ConfigError: unknown technique or knob, a value out of range, a technique asked for that
     is of no use on this model.
     """
     check_names(wish)
-    left_out = {name: why for name in PASSES if (why := _left_out(name, scope, wish))}
+    left_out = {name: why for name in PASSES if (why := _left_out(name, scope, wish, size_counts))}
     used = [name for name in PASSES if name not in left_out]
     knobs: dict[str, Knob] = {name: Choice((False, True)) for name in used if _has_switch(name)}
     knobs[PRECISION] = Choice((NONE, *(n for n in legal.FORMATS if n in used)))
@@ -184,13 +193,28 @@ def _has_switch(name: str) -> bool:
     return name not in FILE
 
 
-def _left_out(name: str, scope: Scope, wish: Wish) -> str | None:
+def abilities(name: str, scope: Scope) -> set[Ability | None]:
+    """What a technique asks of a machine, over its usual settings, to be speed and not only size."""
+    technique = PASSES[name]
+    steps = [technique.decode(setting, scope) for setting in technique.usual(scope)]
+    return {technique.ability, *(technique.needs(step) for step in steps if step is not None)}
+
+
+def _left_out(name: str, scope: Scope, wish: Wish, size_counts: bool) -> str | None:
     if wish.get(name) is False:
         return "switched off in the run file"
     reason = PASSES[name].refused(scope)
     if reason and name in wish:
         raise ConfigError(f"space: {name} cannot be used on this model: {reason}")
+    if not reason and not size_counts and name not in wish and _only_shrinks(name, scope):
+        names = ", ".join(profile.name for profile in scope.profiles)
+        return f"only shrinks the file on {names}, and size is neither an objective nor budgeted"
     return reason
+
+
+def _only_shrinks(name: str, scope: Scope) -> bool:
+    needs = abilities(name, scope)
+    return not any(profile.uses(need) for profile in scope.profiles for need in needs)
 
 
 def _narrowed(

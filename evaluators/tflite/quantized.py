@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from onnx import NodeProto, TensorProto, numpy_helper, shape_inference
 
 from ...errors import ExportError
+from ...spaces.passes.pack_zeros import unpacked
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 # Move elements only: output and input share one scale.
@@ -65,7 +66,8 @@ class QuantizedGraph:
 
 def read(model: onnx.ModelProto | bytes) -> QuantizedGraph:
     """Raises ExportError for a file without quantized activations, or with types other than 8 bit."""
-    proto = _for_one_example(onnx.load_from_string(model) if isinstance(model, bytes) else model)
+    whole = onnx.load_from_string(model) if isinstance(model, bytes) else model
+    proto = _for_one_example(unpacked(whole))
     if not any(node.op_type == QUANTIZE for node in proto.graph.node):
         raise ExportError("the file is not int8: it holds no QuantizeLinear, activations are float")
     graph = QuantizedGraph(shapes=_shapes(proto.graph), constants=_constants(proto.graph))

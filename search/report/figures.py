@@ -1,9 +1,12 @@
 """The pictures of the page: a front per profile, and the hypervolume over time."""
 
+import math
 from itertools import pairwise
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
+from ...spaces.sensitivity import Sensitivity
 from ..candidate import Candidate
 from ..front import hypervolume
 from ..labels import speed
@@ -60,6 +63,31 @@ def progress(story: Story, profile: str) -> go.Figure:
     figure.update_xaxes(title="minutes", gridcolor="#e9edf1")
     figure.update_yaxes(title="hypervolume (latency ratio x accuracy)", gridcolor="#e9edf1")
     return _styled(figure, 300)
+
+
+def sensitivity(found: Sensitivity) -> go.Figure:
+    """What each layer alone costs the outputs: at few bits, at 8 bits with its inputs, and narrower."""
+    rows = [{f"{bits} bits": rise for bits, rise in row.items()} | {"int8": found.int8[name]}
+            for name, row in found.bits.items()]
+    narrow = [{f"{ratio:.0%} narrower": rise for ratio, rise in row.items()} for row in found.ratios.values()]
+    figure = make_subplots(1, 2, column_titles=["fewer bits", "fewer channels"], horizontal_spacing=0.2)
+    for column, (names, table) in enumerate(((list(found.bits), rows), (list(found.ratios), narrow)), 1):
+        if table:
+            figure.add_trace(_heat(names, table), 1, column)
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    figure.update_layout(coloraxis={"colorscale": "YlOrRd", "colorbar": {
+        "title": "share of the<br>outputs, squared", "thickness": 12,
+        "tickvals": list(range(-8, 3, 2)), "ticktext": [f"{10.0**power:g}" for power in range(-8, 3, 2)]}})
+    return _styled(figure, 160 + 26 * max(len(rows), len(narrow)))
+
+
+def _heat(names: list[str], table: list[dict[str, float]]) -> go.Heatmap:
+    columns = list(table[0])
+    rises = [[row[column] for column in columns] for row in table]
+    return go.Heatmap(
+        z=[[math.log10(max(1e-12, rise)) for rise in row] for row in rises], x=columns, y=names,
+        text=[[f"{rise:.1e}" for rise in row] for row in rises], texttemplate="%{text}",
+        coloraxis="coloraxis", hovertemplate="%{y}, %{x}: %{text}<extra></extra>")
 
 
 def points(drop: float) -> str:

@@ -32,6 +32,7 @@ def page(story: Story) -> str:
         summary=_summary(story),
         fronts="\n".join(_profile(story, profile) for profile in story.profiles),
         progress=_figure(figures.progress(story, story.profiles[0]), "progress"),
+        sensitivity=_sensitivity(story),
         table=tables.candidates(story),
         refused=tables.ends(story, "refused"),
         failed=tables.ends(story, "failed"),
@@ -67,6 +68,14 @@ def _profile(story: Story, profile: str) -> str:
     return (f"<h2>{escape(profile)} ({escape(story.labels[profile])})</h2>\n{why}"
             + _figure(figures.front(story, profile), f"front-{profile}")
             + f"<div class='scroll'>{tables.on_profile(story, profile)}</div>")
+
+
+def _sensitivity(story: Story) -> str:
+    if story.sensitivity is None:
+        return "<p>No technique of this run asked for it.</p>"
+    return ("<p>Squared error of the outputs when one layer alone is changed, untrained, as a share of "
+            f"theirs, on {story.sensitivity.examples} calibration examples.</p>"
+            + _figure(figures.sensitivity(story.sensitivity), "sensitivity"))
 
 
 def _figure(figure: object, name: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...spaces.sensitivity import Sensitivity
 from ..candidate import Candidate
 
 
@@ -32,6 +33,7 @@ class Story:
     fronts: Mapping[str, Sequence[Candidate]]
     best_for_all: Candidate | None
     trained: int
+    sensitivity: Sensitivity | None = None
 
     def with_state(self, state: str) -> list[Ended]:
         return [end for end in self.ended if end.state == state]

@@ -8,9 +8,11 @@ from .heads import HeadsPass
 from .int8_dynamic import Int8DynamicPass
 from .int8_static import Int8StaticPass
 from .low_rank import LowRankPass
+from .pack_zeros import PackZerosPass
 from .prune import PrunePass
 from .qat import QatPass
 from .recover import RecoverPass
+from .sparsify import SparsifyPass
 from .student import StudentPass
 from .weight_only import WeightOnlyPass
 
@@ -20,6 +22,7 @@ MODULE: dict[str, ModulePass] = {
     "prune": PrunePass(),
     "heads": HeadsPass(),
     "low_rank": LowRankPass(),
+    "sparsify": SparsifyPass(),
 }
 TRAINING: dict[str, TrainingPass] = {"recover": RecoverPass()}
 FILE: dict[str, FilePass] = {
@@ -28,6 +31,7 @@ FILE: dict[str, FilePass] = {
     "int8_dynamic": Int8DynamicPass(),
     "weight_only": WeightOnlyPass(),
     "binary": BinaryPass(),
+    "pack_zeros": PackZerosPass(),
 }
 TUNING: dict[str, TuningPass] = {"qat": QatPass()}
 PASSES: dict[str, Pass] = {**MODULE, **TRAINING, **FILE, **TUNING}

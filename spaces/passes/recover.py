@@ -7,6 +7,7 @@ Soft targets: Hinton et al. 2015, arXiv:1503.02531. Transfer of features and att
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from ..knob import Choice, FloatRange, IntRange, Knob, Value
 from ..teaching import ATTENTION, FEATURES, NONE, lesson
 from ..training import Settings, train_
 from ._base import Materials, Scope, TrainingPass
+from .sparsify import thin_
 
 LONG, LONGEST = 8, 32  # epochs after a cut; of a student that starts from nothing
 
@@ -90,12 +92,14 @@ class RecoverPass(TrainingPass):
         """
         student = copy.deepcopy(model)
         still = [module for path, module in student.named_modules() if kept(path, materials.keep)]
+        thinner = partial(thin_, student)
         if step.transfer == NONE:
-            train_(student, materials, step.settings, frozen=still)
+            train_(student, materials, step.settings, frozen=still, after_step=thinner)
         else:
             with lesson(student, step.transfer, step.transfer_weight, materials) as pupil:
-                train_(pupil, materials, step.settings, frozen=still, extra=pupil.term)
+                train_(pupil, materials, step.settings, frozen=still, extra=pupil.term, after_step=thinner)
                 pupil.check()
+        thin_(student, 1.0)  # the last batch may have been too small to train on
         check(model, student, materials.keep)
         return student
 
