@@ -1,0 +1,169 @@
+"""Heads, whole layers and low-rank factors: accuracy before and after a short recovery, and measured latency.
+
+A transformer made of torch's own encoder on spoken digits (`../shared/data/fsdd_logmel.npz`, about twelve
+minutes of training in all on one thread), and the demo's ResNet-8 without its one removable block. Nothing
+is chosen here: the settings of the passes are their usual ones, the rate of recovery that of the training.
+"""
+
+import sys
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from common import write
+from torch import Tensor, nn
+
+import pared
+from pared.errors import MetricError
+from pared.evaluators import accuracy
+from pared.evaluators.export import export
+from pared.evaluators.lane import Lane
+from pared.evaluators.latency import THOROUGH, compare
+from pared.evaluators.runtimes import runtime
+from pared.hardware_profiles import graph
+from pared.hardware_profiles.load import load
+from pared.spaces.materials import Materials, Teacher
+from pared.spaces.passes import MODULE
+from pared.spaces.passes.depth import Depth, ranked
+from pared.spaces.passes.heads import Heads
+from pared.spaces.passes.low_rank import LowRank
+from pared.spaces.passes.recover import Recover, RecoverPass
+from pared.spaces.subject import Subject, example_inputs
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "examples" / "fashion_mnist"))
+from subject import subject as demo
+
+DIGITS = ROOT.parent / "shared" / "data" / "fsdd_logmel.npz"
+PROFILE, ATTEMPTS = load("host-cpu"), 8
+SEEDS, EPOCHS, BATCH, RATE, HELD = (0, 1, 2), 12, 64, 1e-3, 300
+RECOVER = Recover(epochs=3, learning_rate=RATE, temperature=4.0, soft_weight=0.8)
+DEMO_RECOVER = Recover(epochs=3, learning_rate=3e-3, temperature=4.0, soft_weight=0.8)
+
+
+class Speech(nn.Module):
+    """Four pre-norm layers of width 128 with eight heads over 32 tokens of two frames each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Linear(64, 128), nn.Parameter(0.02 * torch.randn(32, 128))
+        layer = nn.TransformerEncoderLayer(128, 8, 256, 0.1, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 4, nn.LayerNorm(128), enable_nested_tensor=False)
+        self.head = nn.Linear(128, 10)
+
+    def forward(self, x: Tensor) -> Tensor:  # (batch, 32 bands, 64 frames) -> (batch, 10)
+        tokens = x.reshape(-1, 32, 32, 2).permute(0, 2, 1, 3).reshape(-1, 32, 64)
+        return self.head(self.encoder(self.embed(tokens) + self.place).mean(1))
+
+
+def digits(seed: int) -> pared.Classification:
+    """The official test set; validation is cut from the training set, alike for all seeds."""
+    with np.load(DIGITS) as data:
+        found = {part: (data[f"x_{part}"].astype(np.float32) / 127.5 - 1, data[f"y_{part}"].astype(np.int64))
+                 for part in ("train", "test")}
+    order = np.random.default_rng(0).permutation(len(found["train"][1]))
+    train, held = (tuple(array[rows] for array in found["train"]) for rows in (order[HELD:], order[:HELD]))
+    return pared.Classification(trained(*train, seed), train, held, found["test"], name="spoken digits")
+
+
+def trained(x: np.ndarray, y: np.ndarray, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    model, images, labels = Speech(), torch.from_numpy(x), torch.from_numpy(y)
+    steps = len(x) // BATCH
+    optimiser = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=EPOCHS * steps)
+    for epoch in range(EPOCHS):
+        model.train()
+        for rows in torch.randperm(len(x))[: steps * BATCH].split(BATCH):
+            shifted = images[rows].roll(int(torch.randint(-6, 7, ())), 2)
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(shifted), labels[rows], label_smoothing=0.05).backward()
+            optimiser.step()
+            schedule.step()
+        print(f"seed {seed}: epoch {epoch + 1} of {EPOCHS}", flush=True)
+    return model.eval()
+
+
+def steps(subject: Subject) -> dict[str, tuple[str, Any]]:
+    blocks = ranked(subject.model(), example_inputs(subject), (), subject)
+    return {"heads 50 %": ("heads", Heads(0.5)), "depth -1 of 4": ("depth", Depth(blocks[:1])),
+            "depth -2 of 4": ("depth", Depth(blocks[:2])), "low rank 50 %": ("low_rank", LowRank(0.5, PROFILE.step))}
+
+
+def figures(model: nn.Module, subject: Subject) -> tuple[bytes, dict[str, Any]]:
+    file = bytes(export(model, example_inputs(subject)).SerializeToString())
+    session = runtime("onnxruntime").load(file, 1)
+    scores = {name: float(accuracy.scores(session, subject.split(name), subject).mean())
+              for name in ("validation", "test")}
+    return file, {**scores, "size_bytes": len(file), "macs": sum(kernel.macs for kernel in graph.read(file)),
+                  "weights": sum(p.numel() for p in model.parameters())}
+
+
+def latency(file: bytes, untouched: bytes, subject: Subject) -> dict[str, Any]:
+    """Interleaved with the untouched file; repeated until it settles, as other work on the machine allows."""
+    found: dict[str, Any] = {"settled": False}
+    for _ in range(ATTEMPTS):
+        try:
+            timing = compare(file, untouched, example_inputs(subject), PROFILE.runtime, Lane(), THOROUGH)
+        except MetricError:
+            continue
+        found = {"ratio": timing.ratio, "latency_ms": timing.latency_ms, "untouched_ms": timing.reference_ms,
+                 "spread": timing.spread, "clean": timing.clean, "settled": timing.settled}
+        if timing.settled:
+            break
+    return found
+
+
+def rows(subject: Subject, plan: dict[str, tuple[str, Any]], recover: Recover, seed: int) -> list[dict[str, Any]]:
+    untouched, base = figures(subject.model(), subject)
+    session = runtime("onnxruntime").load(untouched, 1)
+    teacher = Teacher(accuracy.outputs(session, subject.split("train")))
+    materials = Materials(subject, seed, teacher)
+    found = [{"arm": "untouched", "subject": subject.name, "seed": seed, "before": base}]
+    for arm, (name, step) in {"untouched, trained on": ("", None), **plan}.items():
+        model = MODULE[name].apply(step, subject.model(), materials) if name else subject.model()
+        _, before = figures(model, subject)
+        file, after = figures(RecoverPass().train(recover, model, materials), subject)
+        found.append({"arm": arm, "subject": subject.name, "seed": seed, "step": str(step), "before": before,
+                      "recovered": after, "latency": latency(file, untouched, subject)})
+        print(found[-1], flush=True)
+    return found
+
+
+def means(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Over the seeds, of each arm."""
+    arms = dict.fromkeys((row["subject"], row["arm"]) for row in found)
+    table = []
+    for subject, arm in arms:
+        mine = [row for row in found if (row["subject"], row["arm"]) == (subject, arm)]
+        last = [row.get("recovered", row["before"]) for row in mine]
+        ratios = [row["latency"]["ratio"] for row in mine if "ratio" in row.get("latency", {})]
+        table.append({"subject": subject, "arm": arm, "seeds": len(mine),
+                      "test_before": mean(row["before"]["test"] for row in mine),
+                      "test": mean(row["test"] for row in last),
+                      "validation": mean(row["validation"] for row in last),
+                      "weights": mean(row["weights"] for row in last), "macs": mean(row["macs"] for row in last),
+                      "latency_ratio": mean(ratios) if ratios else None})
+    return table
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    found: list[dict[str, Any]] = []
+    if DIGITS.exists():
+        for seed in SEEDS:
+            spoken = digits(seed)
+            found += rows(spoken, steps(spoken), RECOVER, seed)
+    fashion = demo()
+    found += rows(fashion, {"depth -1 of 1": ("depth", Depth(("blocks.0",)))}, DEMO_RECOVER, 0)
+    table = means(found)
+    write("structure", {
+        "note": "one thread; each seed trains its own transformer; recovery of 3 epochs; demo: one seed",
+        "recover": str(RECOVER), "demo_recover": str(DEMO_RECOVER),
+        "means": {f"{row.pop('subject')}: {row.pop('arm')}": row for row in table}, "runs": found})
+
+
+if __name__ == "__main__":
+    main()
