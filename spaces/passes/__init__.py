@@ -8,6 +8,7 @@ from .heads import HeadsPass
 from .int8_dynamic import Int8DynamicPass
 from .int8_static import Int8StaticPass
 from .low_rank import LowRankPass
+from .mixed import MixedPass
 from .pack_zeros import PackZerosPass
 from .prune import PrunePass
 from .qat import QatPass
@@ -30,6 +31,7 @@ FILE: dict[str, FilePass] = {
     "int8_static": Int8StaticPass(),
     "int8_dynamic": Int8DynamicPass(),
     "weight_only": WeightOnlyPass(),
+    "mixed": MixedPass(),
     "binary": BinaryPass(),
     "pack_zeros": PackZerosPass(),
 }
