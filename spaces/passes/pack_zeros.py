@@ -65,11 +65,11 @@ class PackZerosPass(FilePass):
     def apply(
         self, step: PackZeros, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()
     ) -> onnx.ModelProto:
-        """Every weight that shrinks by it; `keep` does not matter, as no value changes."""
+        """Packs every weight that shrinks by it."""
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         unpack: list[onnx.NodeProto] = []
-        for tensor in [t for t in copy.graph.initializer if t.data_type in KINDS]:
+        for tensor in [t for t in copy.graph.initializer if t.data_type in KINDS and t.name not in keep]:
             constants, nodes = _packed(tensor.name, _onnx.array(tensor))
             if _bytes(constants) + _bytes(nodes) < tensor.ByteSize():
                 copy.graph.initializer.remove(tensor)

@@ -11,10 +11,9 @@ from pared.errors import GateError
 from pared.evaluators.artifact import check_faithful
 from pared.evaluators.export import export
 from pared.hardware_profiles.load import load
-from pared.spaces.legal import FORMATS
 from pared.spaces.passes import FILE, Scope, _onnx
 
-USEFUL = [(kind, name, i) for kind in ("cnn", "transformer") for name in FORMATS
+USEFUL = [(kind, name, i) for kind in ("cnn", "transformer") for name in FILE
           if not FILE[name].refused(case(kind)[2])
           for i in range(len(FILE[name].usual(case(kind)[2])))]
 
