@@ -5,11 +5,12 @@ value kept is largest and the cost within a budget. What two neighbours cost is 
 widths, so the costs are linearised around a plan that closes in on the budget from the untouched model.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from scipy.optimize import Bounds, LinearConstraint, milp
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import GateError
@@ -18,10 +19,12 @@ from ._channels import Group
 Plan = dict[str, int]  # root -> width
 Values = Mapping[str, Mapping[int, float]]  # root -> width -> what is kept at it
 CostOf = Callable[[Mapping[str, int]], float]
+Choices = NDArray[np.int64]
 Rises = Mapping[str, Sequence[tuple[float, float]]]  # root -> (ratio, rise of the distance)
 
 MOST_WIDTHS = 32  # of one group; more are thinned out
 ROUNDS, SETTLING = 8, 3  # steps towards the budget; repeats once there
+BINS = 4000  # that a budget is divided into
 
 
 def narrowed(width: int, ratio: float, step: int) -> int:
@@ -73,7 +76,7 @@ def knapsack(values: Values, cost: CostOf, amount: float) -> Plan:
     found = []
     for turn in range(1, ROUNDS + SETTLING + 1):
         allowed = full - (full - budget) * min(1.0, turn / ROUNDS)
-        plan = _solved(values, _around(values, plan, cost), cost(plan), allowed)
+        plan = _solved(values, _around(values, plan, cost), allowed - cost(plan))
         if turn >= ROUNDS:
             found.append(_filled(values, _trimmed(values, plan, cost, budget), cost, budget))
     return max(found, key=lambda each: _value(values, each))
@@ -94,20 +97,37 @@ def _around(values: Values, plan: Plan, cost: CostOf) -> dict[str, dict[int, flo
     return {root: {width: cost({**plan, root: width}) - now for width in of} for root, of in values.items()}
 
 
-def _solved(values: Values, added: Mapping[str, Mapping[int, float]], now: float, allowed: float) -> Plan:
-    """The linear problem; the narrowest plan where it has no solution."""
-    every = [(root, width) for root, of in values.items() for width in of]
-    gain = np.array([values[root][width] for root, width in every])
-    price = np.array([added[root][width] for root, width in every])
-    one_each = np.array([[float(root == of) for of, _ in every] for root in values])
-    result = milp(
-        -gain / max(1e-30, np.abs(gain).max()),
-        integrality=np.ones(len(every)), bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(one_each, 1, 1),
-                     LinearConstraint(price[None] / now, -np.inf, allowed / now - 1)])
-    if result.x is None:
+def _solved(values: Values, added: Mapping[str, Mapping[int, float]], spare: float) -> Plan:
+    """The linear problem by dynamic programming; the narrowest plan where it has no solution.
+
+    `added` counts from the planned widths, so it must sum to `spare` at most, which may be negative.
+    """
+    least = {root: min(of.values()) for root, of in added.items()}
+    room = spare - sum(least.values())
+    if room <= 0:
         return {root: min(of) for root, of in values.items()}
-    return {root: width for (root, width), x in zip(every, result.x, strict=True) if x > 0.5}
+    unit = room / BINS
+    best, taken = np.zeros(BINS + 1), []  # value, by cost above the cheapest widths in units
+    for root, of in added.items():
+        ways = np.full((len(of), BINS + 1), -np.inf)
+        for i, (width, extra) in enumerate(of.items()):
+            at = min(BINS + 1, math.ceil((extra - least[root]) / unit))
+            ways[i, at:] = best[: BINS + 1 - at] + values[root][width]
+        taken.append(ways.argmax(0))
+        best = ways.max(0)
+    return _traced(added, least, unit, taken)
+
+
+def _traced(
+    added: Mapping[str, Mapping[int, float]], least: Mapping[str, float], unit: float, taken: list[Choices]
+) -> Plan:
+    """The widths that led to the best value of all, read backwards."""
+    plan: Plan = {}
+    at = BINS
+    for (root, of), choice in zip(list(added.items())[::-1], taken[::-1], strict=True):
+        plan[root], extra = list(of.items())[choice[at]]
+        at -= math.ceil((extra - least[root]) / unit)
+    return plan
 
 
 def _trimmed(values: Values, plan: Plan, cost: CostOf, budget: float) -> Plan:

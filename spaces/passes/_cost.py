@@ -1,8 +1,9 @@
 """What layers cost at other widths, by arithmetic: no plan has to be exported to be compared.
 
-A cost is a sum of price x feature over kernels, as in `hardware_profiles/predict.py`; the prices are plain
-numbers that a step can store, so that a recipe says the same on every machine. Kernels are those that
-the layer's own forward pass shows; what is fused into them (norm, activation, addition) goes with them.
+A cost is a sum of price x feature over kernels, and the geometric mean of that over typical machines where
+none was measured, as in `hardware_profiles/predict.py`. The prices are plain numbers that a step can
+store, so that a recipe says the same everywhere. Kernels are those that the forward pass of a layer shows;
+what is fused into them (norm, activation, addition) goes with them.
 """
 
 import copy
@@ -23,7 +24,7 @@ from ...hardware_profiles.profile import HardwareProfile
 from ._base import Array
 from ._channels import KINDS, dependencies, group_of, outputs
 
-Prices = tuple[tuple[str, float], ...]  # feature -> microseconds per unit
+Prices = tuple[tuple[str, *tuple[float, ...]], ...]  # feature, microseconds per unit on each machine
 _MACS = ("winograd", "conv", "pw", "dw", "gconv", "mm", "fc")
 _BY_WEIGHT, _BY_ACTIVATION = ("weights",), ("computed", "unfolded")
 _USED = (*_MACS, *_BY_WEIGHT, *_BY_ACTIVATION, "kernels", "depth")
@@ -48,7 +49,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a plan, in microseconds (or whatever the prices are in), of the layers it can change."""
+    """Cost of a plan, of the layers it can change: microseconds, or whatever the prices are in."""
 
     layers: Sequence[Layer]
     widths: Mapping[str, int]  # root -> width before any plan
@@ -59,7 +60,9 @@ class Cost:
         return self.of(layer.at(plan, self.widths) for layer in self.layers)
 
     def of(self, kernels: Iterator[Kernel]) -> float:
-        return math.fsum(_price(kernel, self.kind, self.prices) for kernel in kernels)
+        machines = zip(*(_priced(kernel, self.kind, self.prices) for kernel in kernels), strict=True)
+        sums = [math.fsum(each) for each in machines]
+        return math.exp(math.fsum(map(math.log, sums)) / len(sums))
 
 
 def prices(profile: HardwareProfile) -> Prices:
@@ -69,11 +72,12 @@ def prices(profile: HardwareProfile) -> Prices:
     """
     dtype = "fp32" if "fp32" in profile.precisions else next(iter(profile.precisions))
     precision, known = profile.precisions[dtype], profile.calibration.get(dtype)
-    typical = np.exp(np.mean([belief.mean for belief in beliefs(profile, dtype)], axis=0))
-    each = dict(known.coefficients) if known else dict(zip(NAMES, typical, strict=True))
+    machines = ([known.coefficients] if known else
+                [dict(zip(NAMES, np.exp(each.mean), strict=True)) for each in beliefs(profile, dtype)])
     bytes_of = {**dict.fromkeys(_BY_WEIGHT, precision.weight_bytes),
                 **dict.fromkeys(_BY_ACTIVATION, precision.activation_bytes)}
-    return tuple((name, float(f"{each[name] * bytes_of.get(name, 4.0) / 4.0:.4g}")) for name in _USED)
+    return tuple((name, *(float(f"{each[name] * bytes_of.get(name, 4.0) / 4.0:.4g}") for each in machines))
+                 for name in _USED)
 
 
 def layers(model: nn.Module, widths: Mapping[str, int], inputs: tuple[Array, ...]) -> list[Layer]:
@@ -148,7 +152,8 @@ def _machine(kind: str) -> HardwareProfile:
 
 
 @cache
-def _price(kernel: Kernel, kind: str, charged: Prices) -> float:
-    vector = features([kernel], _machine(kind), "fp32")
-    each = dict(charged)
-    return float(sum(each.get(name, 0.0) * x for name, x in zip(NAMES, vector, strict=True)))
+def _priced(kernel: Kernel, kind: str, charged: Prices) -> tuple[float, ...]:
+    """Microseconds on each machine."""
+    counted = dict(zip(NAMES, features([kernel], _machine(kind), "fp32"), strict=True))
+    machines = range(len(charged[0]) - 1)
+    return tuple(float(sum(each[i] * counted[name] for name, *each in charged)) for i in machines)

@@ -52,7 +52,7 @@ class Prune:
     amount: float = 0.0
     rises: tuple[tuple[str, Curve], ...] = ()
     machine: str = ""
-    prices: tuple[tuple[str, float], ...] = ()
+    prices: _cost.Prices = ()
 
     def __str__(self) -> str:
         if self.allocation == "stages":
