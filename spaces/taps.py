@@ -82,11 +82,12 @@ def listening(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tens
 def _heard(model: nn.Module, inputs: tuple[Array, ...]) -> list[_Heard]:
     """Every module that ran exactly once on the whole batch, in the order in which they ended."""
     heard: list[_Heard] = []
+    batch = inputs[0].shape[:1]
     names = {module: path for path, module in model.named_modules()
              if path and MASKS not in path.split(".")}
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, Tensor) and output.is_floating_point() and len(output) == len(inputs[0]):
+        if isinstance(output, Tensor) and output.is_floating_point() and output.shape[:1] == batch:
             took = tuple(args[0].shape) if args and isinstance(args[0], Tensor) else ()
             heard.append(_Heard(names[module], module, took, tuple(output.shape)))
 

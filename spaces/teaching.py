@@ -59,14 +59,15 @@ def lesson(
     teacher = materials.teacher or Teacher(np.empty(0))
     maps = teacher.maps if transfer == FEATURES else teacher.attention
     pairs = matched(taps(student, materials.inputs), tuple(maps))
-    if not pairs:
-        lacking = "the student has no layer to compare" if maps else "nothing is remembered of the teacher"
-        raise GateError(f"transfer of {transfer}: {lacking}")
-    with listening(student, [path for path, _ in pairs]) as latest:
+    with listening(student, [ours for ours, _ in pairs]) as latest:
         _run(student, materials.inputs)
+        targets = {ours: maps[theirs] for ours, theirs in pairs if _comparable(latest[ours], maps[theirs])}
+        if not targets:
+            lacking = "the student has no layer like it" if maps else "the teacher is not remembered"
+            raise GateError(f"transfer of {transfer}: {lacking}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(materials.seed)
-            pupil = Pupil(student, {ours: maps[theirs] for ours, theirs in pairs}, latest, transfer, weight)
+            pupil = Pupil(student, targets, latest, transfer, weight)
         yield pupil
 
 
@@ -137,6 +138,11 @@ def _features(x: Tensor, side: int) -> Tensor:
 
 
 _SMALL = {FEATURES: _features, ATTENTION: _attention}
+
+
+def _comparable(x: Tensor, target: Array) -> bool:
+    """Tokens lie in a row, convolutions in a grid; a mean over all positions is comparable with any."""
+    return target.shape[2:] == (1, 1) or (x.shape[3] == 1) == (target.shape[3] == 1)
 
 
 def _last_two(x: Tensor) -> tuple[int, int]:

@@ -143,8 +143,8 @@ def test_transfer_is_deterministic_for_a_seed(subject: object) -> None:
 
 
 @pytest.mark.parametrize(("teacher", "net", "told"), [
-    (False, None, "nothing is remembered"),
-    (True, nn.Sequential(nn.Flatten(), nn.Linear(196, 10)), "no layer to compare"),
+    (False, None, "teacher is not remembered"),
+    (True, nn.Sequential(nn.Flatten(), nn.Linear(196, 10)), "no layer like"),
 ])
 def test_transfer_is_refused_when_there_is_nothing_to_compare(
     subject: object, teacher: bool, net: nn.Module | None, told: str
@@ -171,3 +171,10 @@ def test_the_gate_catches_projectors_that_learn_nothing(
     with pytest.raises(GateError, match="no part of the training"):
         RecoverPass().train(Recover(1, 1e-3, 4.0, 0.5, FEATURES, 1.0), subject.model(),
                             Materials(subject, 0, lessons(subject)))
+
+
+def test_a_grid_is_not_compared_with_a_row_of_tokens(subject: object) -> None:
+    full = lessons(subject)
+    tokens = Teacher(full.outputs, attention={"blocks.0": np.zeros((2500, 1, 12, 1), np.float16)})
+    with pytest.raises(GateError, match="no layer like"):
+        RecoverPass().train(Recover(1, 1e-3, 4.0, 0.5, ATTENTION, 1.0), subject.model(), Materials(subject, 0, tokens))
