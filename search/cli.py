@@ -169,6 +169,40 @@ def profiles(
              json_, lambda: _room("console").profiles_table(rows))
 
 
+@app.command()
+def techniques(
+    run_file: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", show_default=False)] = None,
+    profile: Annotated[list[str] | None, typer.Option(
+        help="What a technique is good for there; may be given several times.  [default: all]")] = None,
+    json_: Json = False,
+) -> None:
+    """What can be done to a model: knobs, papers, and which devices turn it into speed."""
+    if run_file and profile:
+        raise UserError("techniques: name a run file or profiles, not both")
+    load = import_module("pared.hardware_profiles.load")
+    machines = (_room("config").read(run_file).machines if run_file
+                else [load.load(name) for name in profile or load.known()])
+    rows = _room("techniques").techniques(machines)
+    _out(rows, json_, lambda: _room("console").techniques_table(rows))
+
+
+@app.command()
+def sensitivity(
+    target: Annotated[Path, typer.Argument(metavar="RUN.yaml|DIR", show_default=False)],
+    json_: Json = False,
+) -> None:
+    """How much each layer minds fewer bits and fewer channels; measured once, then remembered."""
+    if not target.exists():
+        raise UserError(f"there is no run file and no run directory {target}")
+    with _room("console").timed(_stderr(), "measuring how much each layer minds") as watch:
+        found = _room("sensing").of(target, watch)
+    if json_:
+        _out(found.to_json(), True, str)
+    else:
+        for table in _room("console").sensitivity_tables(found):
+            _stdout().print(table, highlight=False)
+
+
 @app.command("import")
 def import_(
     folder: Folder,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.table import Table
 from ..evaluators.accuracy import Drop
 from ..evaluators.measurement import Measurement
 from ..hardware_profiles.profile import HardwareProfile
+from ..spaces.sensitivity import BITS, RATIOS, Sensitivity
 from .candidate import Candidate
 from .driver import Driver
 from .labels import between, label, speed
@@ -42,6 +43,24 @@ def line(driver: Driver, run: Run) -> str:
             f"{counts.failed} failed, {len(driver.out)} running ({doing or 'final scoring'}); "
             f"best {_best(run)}; front {len(run.front()) if run.candidates else 0}; "
             f"{rate * 3600:.0f} an hour, about {left} left")
+
+
+@contextmanager
+def timed(console: Console, what: str) -> Iterator[Callable[[float], None]]:
+    """Takes the share done, 0-1; from two seconds on it says how far, and when it will be over."""
+    began, last = time.monotonic(), 0.0
+
+    def tell(done: float) -> None:
+        nonlocal last
+        spent = time.monotonic() - began
+        if spent >= 2.0 and spent - last >= (0.5 if live else QUIET_S if last else 0.0):
+            last = spent
+            text = f"{what}: {done:.0%}, about {_clock(spent / max(done, 1e-3) - spent)} left"
+            live.update(text) if live else console.print(text, highlight=False)
+
+    live = Live(console=console, transient=True) if console.is_terminal else None
+    with live or nullcontext():
+        yield tell
 
 
 def front_tables(run: Run) -> list[Table]:
@@ -81,6 +100,42 @@ def verify_table(checks: list[Check]) -> Table:
         table.add_row(str(c.trial), c.sha256[:12], same, ratio,
                       f"[red]{c.problem}[/]" if c.problem else "[green]holds[/]")
     return table
+
+
+def techniques_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="techniques, in the order in which a recipe takes them", title_justify="left")
+    for name in ("name", "kind", "what it does", "knobs (? where another opens it)", "speed on", "paper"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        knobs = [name + ("?" if "only_if" in knob else "") for name, knob in row["knobs"].items()]
+        table.add_row(row["name"], row["kind"], row["does"], " ".join(knobs), _speed_on(row["profiles"]),
+                      row["paper"])
+    return table
+
+
+def _speed_on(uses: dict[str, str]) -> str:
+    names = [name for name, use in uses.items() if use == "speed"]
+    if len(names) == len(uses):
+        return "all"
+    if not names:
+        return "none: accuracy" if "accuracy" in uses.values() else "none: size only"
+    return " ".join(names)
+
+
+def sensitivity_tables(found: Sensitivity) -> list[Table]:
+    """Layers x bits and groups x ratios: what each alone costs the outputs."""
+    measured = f"squared error as a share of the outputs, {found.examples} examples"
+    bits = Table(title=f"weights in fewer bits ({measured})", title_justify="left")
+    for name in ("weight", *(f"{b} bits" for b in BITS), "int8 with inputs"):
+        bits.add_column(name, justify="left" if name == "weight" else "right", overflow="fold")
+    for name, row in found.bits.items():
+        bits.add_row(name, *(f"{row[b]:.1e}" for b in BITS), f"{found.int8[name]:.1e}")
+    ratios = Table(title=f"channels zeroed, the least first ({measured})", title_justify="left")
+    for name in ("group", *(f"{r:.0%}" for r in RATIOS)):
+        ratios.add_column(name, justify="left" if name == "group" else "right", overflow="fold")
+    for name, curve in found.ratios.items():
+        ratios.add_row(name, *(f"{curve[r]:.1e}" for r in RATIOS))
+    return [bits, ratios]
 
 
 def profiles_table(profiles: list[HardwareProfile]) -> Table:

@@ -54,7 +54,7 @@ def of(path: Path, watch: Watch) -> Sensitivity:
 
     Raises UserError: no run and no run file there, or a subject that does not load or export.
     """
-    if (path / CONFIG).is_file():
+    if path.is_dir():
         return _of_run(Run(path), watch)
     config = read(path)
     subject = find(config.model, path.parent)

@@ -197,7 +197,7 @@ def abilities(name: str, scope: Scope) -> set[Ability | None]:
     """What a technique asks of a machine, over its usual settings, to be speed and not only size."""
     technique = PASSES[name]
     steps = [technique.decode(setting, scope) for setting in technique.usual(scope)]
-    return {technique.ability, *(technique.needs(step) for step in steps if step is not None)}
+    return {technique.needs(step) for step in steps if step is not None} or {technique.ability}
 
 
 def _left_out(name: str, scope: Scope, wish: Wish, size_counts: bool) -> str | None:
