@@ -96,7 +96,7 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 64) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ReLU())
         self.blocks = nn.Sequential(Block(width), Block(width), Block(width))

@@ -18,11 +18,13 @@ from pared.errors import CandidateError
 from pared.evaluators.export import export
 from pared.hardware_profiles.load import load
 from pared.spaces.passes import MODULE, Scope
+from pared.spaces.passes.prune import prunable
 from pared.spaces.recipe import Recipe, from_json
 from pared.spaces.survey import survey
 
 CASES: dict[str, tuple[type[nn.Module], np.ndarray]] = {
     "convolutions": (Residual, IMAGES), "hand-written": (HandWritten, TOKENS), "encoder": (Stock, TOKENS)}
+NARROWING = ("depth", "prune", "heads", "low_rank")  # all of them make tensors smaller
 # What replaces the working part of a pass that is no function of its module with a name in `_`.
 SABOTAGE: dict[str, tuple[str, Callable[..., Any]]] = {
     "sparsify": ("Mask.forward", lambda mask, weight: weight),
@@ -178,3 +180,22 @@ def elsewhere(honest: Callable[..., Any]) -> Callable[..., Any]:
         return honest(copy.deepcopy(model), *args, **more)
 
     return sabotaged
+
+
+def test_pruning_finds_the_feed_forward_neurons_of_torchs_encoder() -> None:
+    found = prunable(original("encoder")[0], (TOKENS[:2],))
+    assert {group.root for group in found} == {f"encoder.layers.{i}.linear1" for i in range(3)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CASES)
+def test_all_that_may_go_together_does(kind: str) -> None:
+    """In the order of a recipe, each on what the one before left."""
+    model, names = original(kind)[0], [name for name in NARROWING if (name, 0, kind) in USEFUL]
+    recipe = Recipe(tuple(step_of(name, 0, kind) for name in names))  # raises where they may not
+    counts = [sum(p.numel() for p in model.parameters())]
+    for name, step in recipe.module_steps:
+        model = MODULE[name].apply(step, model, at_hand(original(kind)[0], CASES[kind][1]))
+        counts.append(sum(p.numel() for p in model.parameters()))
+    assert counts == sorted(set(counts), reverse=True)
+    assert weights(export(model, (CASES[kind][1][:2],))) < weights(original(kind)[1])
