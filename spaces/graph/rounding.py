@@ -3,6 +3,8 @@
 A step size is kept as its logarithm, so that it stays positive and one learning rate fits all scales.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -10,27 +12,43 @@ from torch import Tensor, nn
 from .grid import Floats, Grid, rounded
 
 INSIDE = 0.499  # of a step: what still rounds to the same integer
-_fused = torch._fake_quantize_learnable_per_tensor_affine
 
 
 class Activations(nn.Module):
     """A QuantizeLinear / DequantizeLinear pair with one learned step for the whole tensor."""
 
-    zero: Tensor
-
     def __init__(self, scale: float, zero: int, low: int, high: int) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor([np.log(scale)], dtype=torch.float32))
-        self.register_buffer("zero", torch.tensor([float(zero)]))
-        self.low, self.high = low, high
+        self.low, self.high = low - zero, high - zero
 
     @property
     def scale(self) -> Tensor:
         return self.log_scale.exp()
 
     def forward(self, x: Tensor) -> Tensor:
-        factor = 1 / (x.numel() * self.high) ** 0.5
-        return _fused(x, self.scale, self.zero, self.low, self.high, factor)
+        rounded: Tensor = _Rounded.apply(x, self.scale, self.low, self.high)  # type: ignore[no-untyped-call]
+        return rounded
+
+
+class _Rounded(torch.autograd.Function):
+    """x on whole steps between two limits. Torch's own fused operator takes six times as long on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+        steps = x / scale
+        whole = steps.round().clamp_(low, high)
+        ctx.save_for_backward(steps, whole, scale)
+        ctx.limits = low, high
+        return whole * scale
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (gradient,), (steps, whole, scale), (low, high) = gradients, ctx.saved_tensors, ctx.limits
+        inside = ((steps >= low) & (steps <= high)).to(gradient.dtype)
+        factor = 1 / (steps.numel() * max(1, high)) ** 0.5
+        of_scale = torch.addcmul(whole, steps, inside, value=-1).mul_(gradient).sum() * factor
+        return gradient * inside, of_scale.reshape(scale.shape), None, None
 
 
 class Weights(nn.Module):
