@@ -40,11 +40,13 @@ def choices(width: int, step: int) -> list[int]:
 
 
 def pooled(scores: Mapping[str, Tensor], amount: float, step: int) -> Plan:
-    """One threshold over all channels of all groups, under which the share `amount` of them lies."""
-    every = torch.cat(list(scores.values())).sort().values
-    threshold = every[min(len(every) - 1, round(amount * len(every)))]
-    return {root: narrowed(len(each), float((each < threshold).float().mean()), step)
-            for root, each in scores.items()}
+    """The share `amount` of all channels of all groups leaves, the lowest scores first."""
+    every = torch.cat(list(scores.values()))
+    lowest = every.argsort(stable=True)[: round(amount * len(every))]
+    leaves = torch.zeros(len(every)).index_fill_(0, lowest, 1.0)
+    parts = torch.split(leaves, [len(each) for each in scores.values()])
+    return {root: narrowed(len(part), float(part.mean()), step)
+            for root, part in zip(scores, parts, strict=True)}
 
 
 def kept_importance(scores: Mapping[str, Tensor], step: int) -> Values:

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from ...errors import GateError
 from ..keep import kept
 from ._base import Array
 
 KINDS = (nn.modules.conv._ConvNd, nn.Linear)  # layers whose outputs are narrowed
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 MAX_STAGES = 4
 TOLERANCE = 1e-3  # of the largest output
 
@@ -126,10 +128,28 @@ def check_equivalent(
 
 
 def dependencies(model: nn.Module, inputs: tuple[Array, ...]) -> Any:
-    """torch-pruning's dependency graph; from here on every parameter of the model takes gradients."""
+    """torch-pruning's dependency graph; from here on every parameter of the model takes gradients.
+
+    It follows gradients, and gets lost inside recurrent layers: the graph ends at what they read and begins
+    anew at what they give, so that nothing they touch survives a trial cut.
+    """
     for parameter in model.parameters():
-        parameter.requires_grad_(True)  # the tracer follows gradients
-    return tp.DependencyGraph().build_dependency(model, tensors(inputs), verbose=False)
+        parameter.requires_grad_(True)
+    opaque = [module for module in model.modules() if isinstance(module, RECURRENT)]
+    ends: list[Tensor] = []
+
+    def cut_off(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        ends.extend(_flat(args[0]))
+        return _detached(output)
+
+    hooks = [module.register_forward_hook(cut_off) for module in opaque]
+    try:
+        return tp.DependencyGraph().build_dependency(
+            model, tensors(inputs), ignored_layers=opaque, verbose=False,
+            output_transform=lambda out: [each for each in (*_flat(out), *ends) if each.grad_fn is not None])
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def group_of(graph: Any, module: nn.Module, rows: Sequence[int] | None = None) -> Any:
@@ -158,6 +178,22 @@ def outputs(model: nn.Module, inputs: tuple[Array, ...]) -> list[Tensor]:
 
 def tensors(arrays: tuple[Array, ...]) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(array.copy()) for array in arrays)
+
+
+def _flat(nested: Any) -> list[Tensor]:
+    if isinstance(nested, Mapping):
+        nested = tuple(nested.values())
+    if isinstance(nested, tuple | list):
+        return [each for part in nested for each in _flat(part)]
+    return [nested] if isinstance(nested, Tensor) else []
+
+
+def _detached(nested: Any) -> Any:
+    if isinstance(nested, PackedSequence):
+        return nested._replace(data=nested.data.detach())
+    if isinstance(nested, tuple):
+        return tuple(map(_detached, nested))
+    return nested.detach() if isinstance(nested, Tensor) else nested
 
 
 def _survives(model: nn.Module, root: str, width: int, inputs: tuple[Array, ...]) -> bool:

@@ -27,7 +27,7 @@ from ._channels import KINDS, dependencies, group_of, outputs
 Prices = tuple[tuple[str, *tuple[float, ...]], ...]  # feature, microseconds per unit on each machine
 _MACS = ("winograd", "conv", "pw", "dw", "gconv", "mm", "fc")
 _BY_WEIGHT, _BY_ACTIVATION = ("weights",), ("computed", "unfolded")
-_USED = (*_MACS, *_BY_WEIGHT, *_BY_ACTIVATION, "kernels", "depth")
+_USED = (*_MACS, *_BY_WEIGHT, *_BY_ACTIVATION, "depth")  # a launch costs the same at any width
 MULTIPLY_ADDS: Prices = tuple((name, 1.0) for name in _MACS)  # where no machine decides
 
 
@@ -49,7 +49,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a plan, of the layers it can change: microseconds, or whatever the prices are in."""
+    """Cost of a plan, of the layers it can change, without launches: microseconds or what prices are in."""
 
     layers: Sequence[Layer]
     widths: Mapping[str, int]  # root -> width before any plan
