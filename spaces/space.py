@@ -58,7 +58,7 @@ class Space:
     def spelled(self, values: Mapping[str, Value]) -> list[str]:
         """The techniques that the values turn on, in the order of a recipe."""
         on = {name for name in self._switches if values.get(name) is True}
-        on |= {str(values.get(PRECISION, NONE))} - {NONE}
+        on |= {str(value) for name, value in values.items() if _is_format(name)} - {NONE}
         on |= {brought for name in on for brought in self._brought(name)}
         return [name for name in legal.ORDER if name in on]
 
@@ -66,30 +66,31 @@ class Space:
         """The untouched model, then the known-good recipes, each snapped to the narrowed knobs."""
         formats = [NONE, *(n for n in ("fp16", "int8_static") if n in self.formats)]
         found = [self.setting({}, precision) for precision in formats]
-        for technique in (name for name in legal.STRUCTURE if name in self.knobs):
+        structure = sorted(legal.STRUCTURE, key=lambda name: name != PRUNE)  # the surest gain first
+        for technique in (name for name in structure if name in self.knobs):
             for choice in range(len(PASSES[technique].usual(self.scope))):
                 for precision in formats[::2] if "fp16" in formats else formats:
                     on = {technique: choice, **LONGER.get(technique, {})}
                     found.append(self.setting(on, precision))
         found += [self.setting({name: choice}, name) for name in SPREAD if name in self.formats
                   for choice in range(len(PASSES[name].usual(self.scope)))]
-        found += [self.setting({name: 0}, str(precision)) for name in TUNING if name in self.knobs
-                  for precision in self.formats if precision in legal.REQUIRES[name]]
+        for name in (name for name in TUNING if name in self.knobs):  # on the most usual format for it
+            able = [precision for precision in self.formats if precision in legal.REQUIRES[name]]
+            found += [self.setting({name: 0}, precision) for precision in able[:1]]
         return self._distinct(found)
 
     def siblings(self, values: Mapping[str, Value]) -> list[Values]:
         """Every post-training variant, at its usual settings, of what the values train."""
         technique = (MODULE | TRAINING).keys()
         trained = {k: v for k, v in values.items() if k.split(".")[0] in technique}
-        variants: list[Values] = [{PRECISION: NONE}]
-        for name in self.formats:
+        switch = self._format_switch(self.spelled(trained))
+        variants: list[Values] = [{switch: NONE}]
+        for name in (option for option in self.formats if option in self.knobs[switch]):
             if self._brought(name):
                 continue  # of no use without a training of its own
             for setting in PASSES[name].usual(self.scope):
-                variants.append({PRECISION: name, **self._snapped(name, setting)})
-        chosen = self.spelled(trained)
-        return [{**trained, **variant} for variant in variants
-                if not legal.objection(str(variant[PRECISION]), chosen)]
+                variants.append({switch: name, **self._snapped(name, setting)})
+        return [{**trained, **variant} for variant in variants]
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -106,7 +107,7 @@ class Space:
     def setting(self, on: Mapping[str, int], precision: str) -> Values:
         """Techniques -> which of their usual settings, and a number format at its most usual one."""
         usual: Values = {name: True for name in on}
-        usual[PRECISION] = precision
+        usual |= {name: precision for name in self.knobs if _is_format(name)}
         for name in self.spelled(usual):
             usual |= self._full(name, PASSES[name].usual(self.scope)[on.get(name, 0)])
 
@@ -121,15 +122,19 @@ class Space:
         names = [PRECISION if name in FILE else name for name in legal.ORDER]
         return tuple(name for name in dict.fromkeys(names) if name in self.knobs)
 
+    def _format_switch(self, chosen: list[str]) -> str:
+        """The switch of number formats that offers only what may follow those techniques."""
+        narrower = (f"{PRECISION}.{name}" for name in chosen)
+        return next((switch for switch in narrower if switch in self.knobs), PRECISION)
+
     def _turned_on(self, switch: str, chosen: list[str], values: Values, pick: Pick) -> list[str]:
         """The techniques that one switch turns on, after those already chosen."""
         if switch in chosen or legal.objection(switch, chosen):
             return []
-        knob = self.knobs[switch]
-        if switch == PRECISION and isinstance(knob, Choice):
-            knob = Choice(tuple(o for o in knob.options if not legal.objection(str(o), chosen)))
-        values[switch] = pick(switch, knob)
-        name = str(values[switch]) if switch == PRECISION else switch
+        if switch == PRECISION:
+            switch = self._format_switch(chosen)
+        values[switch] = pick(switch, self.knobs[switch])
+        name = str(values[switch]) if _is_format(switch) else switch
         return [name, *self._brought(name)] if values[switch] not in (False, NONE) else []
 
     def _turn(self, technique: str, values: Values, pick: Pick) -> None:
@@ -175,7 +180,7 @@ def build(scope: Scope, wish: Wish, size_counts: bool = True) -> Space:
     left_out = {name: why for name in PASSES if (why := _left_out(name, scope, wish, size_counts))}
     used = [name for name in PASSES if name not in left_out]
     knobs: dict[str, Knob] = {name: Choice((False, True)) for name in used if _has_switch(name)}
-    knobs[PRECISION] = Choice((NONE, *(n for n in legal.FORMATS if n in used)))
+    knobs |= _format_switches(used)
     for name in used:
         own = PASSES[name].knobs(scope)
         knobs |= {f"{name}.{k}": v for k, v in _narrowed(name, own, wish.get(name, True)).items()}
@@ -187,6 +192,21 @@ def check_names(wish: Wish) -> None:
     for technique in wish:
         if technique not in PASSES:
             raise ConfigError("space: " + unknown("technique", technique, PASSES))
+
+
+def _format_switches(used: list[str]) -> dict[str, Knob]:
+    """`precision`, and beside it `precision.T` where fewer formats may follow technique T."""
+    formats = tuple(name for name in legal.FORMATS if name in used)
+    switches: dict[str, Knob] = {PRECISION: Choice((NONE, *formats))}
+    for technique in (name for name in legal.STRUCTURE if name in used):
+        able = tuple(name for name in formats if not legal.objection(name, [technique]))
+        if able != formats:
+            switches[f"{PRECISION}.{technique}"] = Choice((NONE, *able))
+    return switches
+
+
+def _is_format(switch: str) -> bool:
+    return switch.partition(".")[0] == PRECISION
 
 
 def _has_switch(name: str) -> bool:
