@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pared.evaluators.export import export
 from pared.evaluators.runtimes import runtime
 from pared.hardware_profiles.load import load
+from pared.spaces._layerwise import measure
 from pared.spaces.passes import Scope, _onnx
 from pared.spaces.passes.prune import prunable, stages_of
 
@@ -39,7 +40,8 @@ def case(kind: str) -> tuple[onnx.ModelProto, dict[str, np.ndarray], Scope]:
         model, data = Encoder().eval(), np.random.default_rng(0).normal(size=(64, 12, 32)).astype(np.float32)
     graph = export(model, (data[:2],))
     stages = tuple(f"stage{i}" for i, _ in enumerate(stages_of(prunable(model, (data[:2],)))))
-    return graph, {"input0": data}, Scope(stages, _onnx.weight_shares(graph), (load("host-cpu"),))
+    return graph, {"input0": data}, Scope(stages, _onnx.weight_shares(graph), (load("host-cpu"),),
+                                          sensitivity=measure(model, graph, (data,)))
 
 
 def run(model: onnx.ModelProto, data: dict[str, np.ndarray]) -> np.ndarray:

@@ -159,7 +159,8 @@ def _plain(run: Callable[..., Any]) -> Operator:
 
 OPERATORS: dict[str, Operator] = {
     "Conv": _convolution, "ConvTranspose": _transposed, "Gemm": _gemm, "MatMul": _plain(torch.matmul),
-    "Add": _plain(torch.add), "Sub": _plain(torch.sub), "Mul": _plain(torch.mul), "Div": _divided,
+    "Add": _plain(torch.add), "Sum": lambda a, *terms: sum(terms), "Sub": _plain(torch.sub),
+    "Mul": _plain(torch.mul), "Div": _divided,
     "Pow": _plain(torch.pow), "Sqrt": _plain(torch.sqrt), "Exp": _plain(torch.exp), "Log": _plain(torch.log),
     "Erf": _plain(torch.erf), "Neg": _plain(torch.neg), "Abs": _plain(torch.abs), "Tanh": _plain(torch.tanh),
     "Reciprocal": _plain(torch.reciprocal), "Max": _plain(torch.maximum), "Min": _plain(torch.minimum),

@@ -9,6 +9,7 @@ from .int8_dynamic import Int8DynamicPass
 from .int8_static import Int8StaticPass
 from .low_rank import LowRankPass
 from .mixed import MixedPass
+from .mixed_int8 import MixedInt8Pass
 from .pack_zeros import PackZerosPass
 from .prune import PrunePass
 from .qat import QatPass
@@ -30,6 +31,7 @@ FILE: dict[str, FilePass] = {
     "fp16": Fp16Pass(),
     "int8_static": Int8StaticPass(),
     "int8_dynamic": Int8DynamicPass(),
+    "mixed_int8": MixedInt8Pass(),
     "weight_only": WeightOnlyPass(),
     "mixed": MixedPass(),
     "binary": BinaryPass(),
