@@ -6,6 +6,7 @@ from .depth import DepthPass
 from .fp16 import Fp16Pass
 from .heads import HeadsPass
 from .int8_dynamic import Int8DynamicPass
+from .int8_nncf import Int8NncfPass
 from .int8_static import Int8StaticPass
 from .low_rank import LowRankPass
 from .mixed import MixedPass
@@ -30,6 +31,7 @@ TRAINING: dict[str, TrainingPass] = {"recover": RecoverPass()}
 FILE: dict[str, FilePass] = {
     "fp16": Fp16Pass(),
     "int8_static": Int8StaticPass(),
+    "int8_nncf": Int8NncfPass(),
     "int8_dynamic": Int8DynamicPass(),
     "mixed_int8": MixedInt8Pass(),
     "weight_only": WeightOnlyPass(),

@@ -1,6 +1,7 @@
 """INT8 weights and activations with calibrated ranges, as QuantizeLinear / DequantizeLinear pairs.
 
-ONNX Runtime's quantizer; integer-only inference after Jacob et al. 2018, arXiv:1712.05877.
+ONNX Runtime's quantizer; integer-only inference after Jacob et al. 2018, arXiv:1712.05877. Ranges by
+its own methods, or by the least squared error (`_ranges.py`).
 """
 
 from collections.abc import Iterator, Mapping, Set
@@ -19,13 +20,14 @@ from onnxruntime.quantization import (
 
 from ...errors import GateError
 from ..knob import Choice, Knob, Value
-from . import _onnx
+from . import _onnx, _ranges
 from ._base import Calibration, FilePass, Scope
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
+    "mse": CalibrationMethod.MinMax,  # and from there to ranges of our own
 }
 TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 OPERATORS = {"all": None, "weighted": ["Conv", "MatMul", "Gemm"]}
@@ -88,10 +90,16 @@ class Int8StaticPass(FilePass):
         options: dict[str, Any] = {"ActivationSymmetric": False, "WeightSymmetric": True}
         if step.calibration == "entropy":
             options["CalibTensorRangeSymmetric"] = False
+        prepared, batch = _onnx.prepared(model), _onnx.fixed_batch(model) or BATCH
+        if step.calibration == "mse":
+            ranges = _ranges.least_squares(prepared, list(slices(data, batch)))
+            options["TensorQuantOverrides"] = {
+                name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
+                for name, (low, high) in ranges.items()}
         return _onnx.rewritten(
-            _onnx.prepared(model),
+            prepared,
             lambda source, target: quantize_static(
-                source, target, _Reader(data, _onnx.fixed_batch(model) or BATCH),
+                source, target, _Reader(data, batch),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=OPERATORS[step.operators],
                 per_channel=step.per_channel,
@@ -105,7 +113,7 @@ class Int8StaticPass(FilePass):
 
     def check(self, step: Int8Static, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
         """At least one weighted operator reads only dequantized tensors, and the file shrank."""
-        if not _quantized(after):
+        if not quantized(after):
             raise GateError("int8_static quantized no convolution and no matrix product")
         _onnx.check_weights("int8_static", before, after)
         _onnx.check_smaller("int8_static", before, after)
@@ -113,19 +121,19 @@ class Int8StaticPass(FilePass):
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, data: Calibration, batch: int) -> None:
-        self._batches = self._slices(data, batch)
+        self._batches = slices(data, batch)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._batches, None)
 
-    @staticmethod
-    def _slices(data: Calibration, batch: int) -> Iterator[dict[str, np.ndarray]]:
-        length = len(next(iter(data.values())))
-        for at in range(0, length, batch):
-            yield {name: array[at : at + batch] for name, array in data.items()}
+
+def slices(data: Calibration, batch: int) -> Iterator[dict[str, np.ndarray]]:
+    """The data in consecutive batches."""
+    for at in range(0, len(next(iter(data.values()))), batch):
+        yield {name: array[at : at + batch] for name, array in data.items()}
 
 
-def _quantized(model: onnx.ModelProto) -> list[str]:
+def quantized(model: onnx.ModelProto) -> list[str]:
     """Weighted nodes whose data and weight both come out of a DequantizeLinear."""
     dequantized = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
     return [node.name for node in model.graph.node
