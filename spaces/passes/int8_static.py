@@ -106,7 +106,7 @@ class Int8StaticPass(FilePass):
                 activation_type=TYPES[step.activations],
                 weight_type=QuantType.QInt8,
                 calibrate_method=METHODS[step.calibration],
-                nodes_to_exclude=_onnx.nodes_of(model, keep),
+                nodes_to_exclude=_onnx.nodes_of(model, keep) + (_misread(model) if step.per_channel else []),
                 extra_options=options,
             ),
         )
@@ -131,6 +131,12 @@ def slices(data: Calibration, batch: int) -> Iterator[dict[str, np.ndarray]]:
     """The data in consecutive batches."""
     for at in range(0, len(next(iter(data.values()))), batch):
         yield {name: array[at : at + batch] for name, array in data.items()}
+
+
+def _misread(model: onnx.ModelProto) -> list[str]:
+    """The quantizer takes the channels of a grouped transposed convolution for those of one group."""
+    return [node.name for node in model.graph.node if node.op_type == "ConvTranspose"
+            and any(a.name == "group" and a.i > 1 for a in node.attribute)]
 
 
 def quantized(model: onnx.ModelProto) -> list[str]:
