@@ -46,7 +46,7 @@ class PackZerosPass(FilePass):
     name = "pack_zeros"
     does = "stores sparse weights as a bitmap and their non-zero values, unpacked when the file is loaded"
     paper = "Deep compression (sparse storage), arXiv:1510.00149"
-    ability = None
+    ability = "sparsity_unstructured"  # in memory the zeros are dense again
     step = PackZeros
     tolerance = 0.0
 
