@@ -15,6 +15,7 @@ from typing import Any
 import onnx
 import torch
 from common import write
+from thread_time import ratio
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -24,10 +25,7 @@ from subject import subject as demo
 
 from pared.evaluators import accuracy
 from pared.evaluators.export import export
-from pared.evaluators.lane import Lane
-from pared.evaluators.latency import compare
 from pared.evaluators.runtimes import runtime
-from pared.hardware_profiles.load import load
 from pared.spaces.materials import Materials, Teacher
 from pared.spaces.passes import FILE
 from pared.spaces.passes.int8_static import Int8Static
@@ -85,12 +83,6 @@ def packed(graph: onnx.ModelProto) -> onnx.ModelProto:
     return after
 
 
-def speed(graph: onnx.ModelProto, reference: onnx.ModelProto, of: Subject) -> dict[str, float]:
-    timing = compare(graph.SerializeToString(), reference.SerializeToString(), example_inputs(of),
-                     load("host-cpu").runtime, Lane(), (60,))
-    return {"latency_ratio": timing.ratio, "spread": timing.spread}
-
-
 def run(step: Sparsify, allocation: str, seed: int, of: Subject, teacher: Teacher,
         dense: onnx.ModelProto) -> dict[str, Any]:
     inputs, model = example_inputs(of), sparse(step, allocation, of)
@@ -102,10 +94,10 @@ def run(step: Sparsify, allocation: str, seed: int, of: Subject, teacher: Teache
         **scores(small, of), "bytes": small.ByteSize(), "bytes_untrained": packed(before).ByteSize(),
         "size_ratio": small.ByteSize() / dense.ByteSize()}
     if seed == 0 and allocation == "uniform":
-        row |= speed(small, after, of)
+        row |= ratio(small, after, inputs)
         int8 = FILE["int8_static"].apply(INT8, after, {"input0": of.split("calibration").inputs[0]})
         row["int8"] = {**scores(packed(int8), of), "bytes": packed(int8).ByteSize(), "bytes_dense": int8.ByteSize(),
-                       "size_ratio": packed(int8).ByteSize() / dense.ByteSize(), **speed(packed(int8), int8, of)}
+                       "size_ratio": packed(int8).ByteSize() / dense.ByteSize(), **ratio(packed(int8), int8, inputs)}
     print(json.dumps(row), flush=True)
     return row
 

@@ -4,6 +4,8 @@ ONNX Runtime's quantizer; integer-only inference after Jacob et al. 2018, arXiv:
 its own methods, or by the least squared error (`_ranges.py`).
 """
 
+import contextlib
+import io
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,7 @@ from onnxruntime.quantization import (
 )
 
 from ...errors import GateError
+from ..graph.islands import shielded
 from ..knob import Choice, Knob, Value
 from . import _onnx, _ranges
 from ._base import Calibration, FilePass, Scope
@@ -90,26 +93,28 @@ class Int8StaticPass(FilePass):
         options: dict[str, Any] = {"ActivationSymmetric": False, "WeightSymmetric": True}
         if step.calibration == "entropy":
             options["CalibTensorRangeSymmetric"] = False
+        apart = _onnx.nodes_of(model, keep) + (_misread(model) if step.per_channel else [])
         prepared, batch = _onnx.prepared(model), _onnx.fixed_batch(model) or BATCH
         if step.calibration == "mse":
             ranges = _ranges.least_squares(prepared, list(slices(data, batch)))
             options["TensorQuantOverrides"] = {
                 name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
                 for name, (low, high) in ranges.items()}
-        return _onnx.rewritten(
-            prepared,
-            lambda source, target: quantize_static(
-                source, target, _Reader(data, batch),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=OPERATORS[step.operators],
-                per_channel=step.per_channel,
-                activation_type=TYPES[step.activations],
-                weight_type=QuantType.QInt8,
-                calibrate_method=METHODS[step.calibration],
-                nodes_to_exclude=_onnx.nodes_of(model, keep) + (_misread(model) if step.per_channel else []),
-                extra_options=options,
-            ),
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # two of its calibrators print
+            return shielded(_onnx.rewritten(
+                prepared,
+                lambda source, target: quantize_static(
+                    source, target, _Reader(data, batch),
+                    quant_format=QuantFormat.QDQ,
+                    op_types_to_quantize=OPERATORS[step.operators],
+                    per_channel=step.per_channel,
+                    activation_type=TYPES[step.activations],
+                    weight_type=QuantType.QInt8,
+                    calibrate_method=METHODS[step.calibration],
+                    nodes_to_exclude=apart,
+                    extra_options=options,
+                ),
+            ))
 
     def check(self, step: Int8Static, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
         """At least one weighted operator reads only dequantized tensors, and the file shrank."""

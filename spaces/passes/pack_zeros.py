@@ -21,11 +21,12 @@ from ._base import Calibration, FilePass, Scope
 
 # The kinds of weights that have a zero of their own and that Gather reads in any runtime.
 KINDS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8)
+MOST = 2**24  # weights; up to here a sum of ones in 32-bit floats is exact
 BITS, VALUES, SHAPE, SIZE = "bits", "nonzero", "shape", "size"
 # Shared by all weights of a file.
 COMMON: dict[str, NDArray[Any]] = {
-    "zeros.powers": np.array([[128, 64, 32, 16, 8, 4, 2, 1]], np.uint8),
-    "zeros.two": np.array(2, np.uint8),
+    "zeros.powers": np.array([[128, 64, 32, 16, 8, 4, 2, 1]], np.int32),
+    "zeros.two": np.array(2, np.int32),
     "zeros.flat": np.array([-1], np.int64),
     "zeros.first": np.array([0], np.int64),
     "zeros.axis": np.array(0, np.int64),
@@ -69,7 +70,8 @@ class PackZerosPass(FilePass):
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         unpack: list[onnx.NodeProto] = []
-        for tensor in [t for t in copy.graph.initializer if t.data_type in KINDS and t.name not in keep]:
+        for tensor in [t for t in copy.graph.initializer
+                       if t.data_type in KINDS and t.name not in keep and prod(t.dims) <= MOST]:
             constants, nodes = _packed(tensor.name, _onnx.array(tensor))
             if _bytes(constants) + _bytes(nodes) < tensor.ByteSize():
                 copy.graph.initializer.remove(tensor)
@@ -121,16 +123,18 @@ def _packed(name: str, weight: NDArray[np.generic]) -> tuple[list[TensorProto], 
         SIZE: np.array([weight.size], np.int64),
     }
     part = {key: f"{name}.{key}" for key in constants}
-    nodes = [
-        _node(name, "Div", 0, part[BITS], "zeros.powers"),
-        _node(name, "Mod", 1, f"{name}.0", "zeros.two"),
-        _node(name, "Reshape", 2, f"{name}.1", "zeros.flat"),
-        _node(name, "Slice", 3, f"{name}.2", "zeros.first", part[SIZE]),
-        _node(name, "Cast", 4, f"{name}.3", to=TensorProto.INT32),
-        _node(name, "CumSum", 5, f"{name}.4", "zeros.axis"),
-        _node(name, "Mul", 6, f"{name}.4", f"{name}.5"),
-        _node(name, "Gather", 7, part[VALUES], f"{name}.6"),
-        _node(name, "Reshape", 8, f"{name}.7", part[SHAPE], output=name),
+    nodes = [  # OpenVINO divides bytes wrongly, and folds no sum of integers: hence the casts
+        _node(name, "Cast", 0, part[BITS], to=TensorProto.INT32),
+        _node(name, "Div", 1, f"{name}.0", "zeros.powers"),
+        _node(name, "Mod", 2, f"{name}.1", "zeros.two"),
+        _node(name, "Reshape", 3, f"{name}.2", "zeros.flat"),
+        _node(name, "Slice", 4, f"{name}.3", "zeros.first", part[SIZE]),
+        _node(name, "Cast", 5, f"{name}.4", to=TensorProto.FLOAT),
+        _node(name, "CumSum", 6, f"{name}.5", "zeros.axis"),
+        _node(name, "Mul", 7, f"{name}.5", f"{name}.6"),
+        _node(name, "Cast", 8, f"{name}.7", to=TensorProto.INT32),
+        _node(name, "Gather", 9, part[VALUES], f"{name}.8"),
+        _node(name, "Reshape", 10, f"{name}.9", part[SHAPE], output=name),
     ]
     return [numpy_helper.from_array(value, part[key]) for key, value in constants.items()], nodes
 
@@ -152,7 +156,7 @@ def _dense(name: str, stored: Mapping[str, TensorProto]) -> NDArray[np.generic]:
 
 def _names(model: onnx.ModelProto) -> list[str]:
     """The packed weights, by name."""
-    return [node.output[0] for node in model.graph.node if node.name.endswith(".8.zeros.unpack")]
+    return [node.output[0] for node in model.graph.node if node.name.endswith(".10.zeros.unpack")]
 
 
 def _bytes(parts: Iterable[TensorProto | onnx.NodeProto]) -> int:

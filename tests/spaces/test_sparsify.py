@@ -61,6 +61,15 @@ def run(graph: onnx.ModelProto, *inputs: np.ndarray) -> np.ndarray:
     return runtime("onnxruntime").load(graph.SerializeToString(), 1).run(inputs)
 
 
+def dense_file(format: str, subject: object) -> onnx.ModelProto:
+    """A sparse model whose zeros are stored, in a number format."""
+    graph = export(sparse(MOST, subject), example_inputs(subject))
+    if format == "none":
+        return graph
+    usual = FILE[format].decode(FILE[format].usual(scope(graph))[0], scope(graph))
+    return FILE[format].apply(usual, graph, {"input0": subject.split("calibration").inputs[0][:64]})
+
+
 @pytest.mark.parametrize("step", [HALF, MOST])
 def test_every_layer_has_its_share_of_zeros_on_its_smallest_weights(step: Sparsify, subject: object) -> None:
     model = sparse(step, subject)
@@ -152,10 +161,7 @@ def test_the_export_sees_plain_weights_under_their_own_names(subject: object) ->
 def test_packed_zeros_are_the_same_network_in_a_smaller_file(
     format: str, subject: object, tmp_path: Path
 ) -> None:
-    dense = export(sparse(MOST, subject), example_inputs(subject))
-    if format != "none":
-        usual = FILE[format].decode(FILE[format].usual(scope(dense))[0], scope(dense))
-        dense = FILE[format].apply(usual, dense, {"input0": subject.split("calibration").inputs[0][:64]})
+    dense = dense_file(format, subject)
     packed = PACK.apply(PackZeros(), dense, {})
     PACK.check(PackZeros(), dense, packed)
     onnx.checker.check_model(packed)
@@ -163,6 +169,16 @@ def test_packed_zeros_are_the_same_network_in_a_smaller_file(
     np.testing.assert_array_equal(run(dense, images), run(packed, images))
     assert optimised(dense, tmp_path) == optimised(packed, tmp_path)
     assert list(kernels.read(dense.SerializeToString())) == list(kernels.read(packed.SerializeToString()))
+
+
+@pytest.mark.parametrize("format", ["none", "int8_static"])
+def test_another_runtime_folds_the_unpacking_as_well(format: str, subject: object) -> None:
+    pytest.importorskip("openvino")
+    dense, images = dense_file(format, subject), subject.split("validation").inputs[0][:64]
+    plain, packed = (runtime("openvino").load(graph.SerializeToString(), 1)
+                     for graph in (dense, PACK.apply(PackZeros(), dense, {})))
+    np.testing.assert_array_equal(plain.run((images,)), packed.run((images,)))
+    assert plain.precision_share == packed.precision_share
 
 
 def test_packed_zeros_can_be_unpacked_for_readers_of_weights(subject: object) -> None:
