@@ -20,6 +20,7 @@ import onnx
 from onnx import numpy_helper
 
 from ...errors import GateError, MissingExtraError
+from ..graph.islands import shielded
 from ..knob import Choice, Knob, Value
 from . import _onnx
 from ._base import Calibration, FilePass, Scope
@@ -94,7 +95,7 @@ class Int8NncfPass(FilePass):
         _name_(result.graph)
         _part_(result.graph)
         _set_signedness_(result.graph, step.activations)
-        return result
+        return shielded(result)
 
     def check(self, step: Int8Nncf, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
         """At least one weighted operator reads only dequantized tensors, and the file shrank."""

@@ -16,7 +16,6 @@ from ...hardware_profiles.graph import read
 from ...hardware_profiles.kernel import Kernel
 from ...hardware_profiles.profile import HardwareProfile
 from .._milp import cheapest
-from ..graph.islands import shielded
 from ..knob import Choice, FloatRange, Knob, Value
 from . import _onnx
 from ._base import Calibration, FilePass, Scope
@@ -93,8 +92,7 @@ class MixedInt8Pass(FilePass):
         known = [name for name in step.floats if name in _onnx.weights(model)]
 
         def made(count: int) -> onnx.ModelProto:
-            floats = keep | set(known[:count])
-            return shielded(UNIFORM.apply(_uniform(step), model, data, floats), floats)
+            return UNIFORM.apply(_uniform(step), model, data, keep | set(known[:count]))
 
         low, high = predicted(made(0), step), predicted(model, step)
         limit = low + step.share * max(0.0, high - low)
