@@ -14,19 +14,27 @@ from torch.nn.utils import parametrize
 
 from pared.errors import GateError
 from pared.evaluators import accuracy
+from pared.evaluators.artifact import Store
+from pared.evaluators.devices import Reading
 from pared.evaluators.export import export
 from pared.evaluators.runtimes import runtime
 from pared.evaluators.tflite.quantized import read as read_for_tflite
 from pared.hardware_profiles import graph as kernels
 from pared.hardware_profiles.load import load
+from pared.search import trial
+from pared.search.records import Job
 from pared.spaces import legal
 from pared.spaces.materials import Materials, Teacher
 from pared.spaces.passes import FILE, Scope, _onnx
+from pared.spaces.passes.int8_static import Int8Static
 from pared.spaces.passes.pack_zeros import PackZeros, PackZerosPass, unpacked
 from pared.spaces.passes.recover import Recover, RecoverPass
 from pared.spaces.passes.sparsify import Mask, Sparsify, SparsifyPass
+from pared.spaces.recipe import Recipe
 from pared.spaces.space import build
 from pared.spaces.subject import example_inputs
+from pared.spaces.taps import taps
+from pared.spaces.teaching import remembered
 
 PACK = PackZerosPass()
 HALF, MOST, FOURS = (Sparsify("unstructured", 0.5, False), Sparsify("unstructured", 0.8, False),
@@ -222,3 +230,26 @@ def test_packing_comes_along_with_sparse_weights_and_is_no_format(subject: objec
     recipe = space.decode(space.setting({"sparsify": 0}, "int8_static"))
     assert recipe.names == ("sparsify", "recover", "int8_static", "pack_zeros")
     assert "pack_zeros" in legal.BRINGS["sparsify"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_trial_knows_the_size_of_the_sparse_file_before_it_trains(
+    int8: bool, subject: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, store = example_inputs(subject), Store(str(tmp_path))
+    dense = export(subject.model(), inputs).SerializeToString()
+    teacher = remembered(subject.model(), subject.split("train"), taps(subject.model(), inputs), ("features",))
+    bench = trial.Bench(subject, (load("host-cpu"),), str(tmp_path), 1, 0, store.put(dense).sha256,
+                        {"validation": np.ones(800)}, {"host-cpu": 1.0}, {}, teacher)
+    sizes: list[int] = []
+    honest = trial.cost
+    monkeypatch.setattr(trial, "cost", lambda file, *rest: sizes.append(len(file)) or honest(file, *rest))
+    steps = (Sparsify("unstructured", 0.8, True), Recover(1, 5e-3, 4.0, 0.8, "features", 1.0),
+             *((Int8Static("minmax", "uint8", True, "all"),) if int8 else ()), PackZeros())
+    outcome = trial.run(Job(0, Recipe(steps).json), bench, lambda *_: Reading(1.0, 1.0, None, None), print)
+    assert outcome.state == "complete", outcome.reason
+    # In 8 bits a few weights that training left small round to zero as well.
+    assert sizes[1] == sizes[0] if not int8 else abs(sizes[1] / sizes[0] - 1) < 0.02
+    assert outcome.metrics["size_bytes"]["value"] == sizes[1] < 0.5 * len(dense)
+    assert outcome.size_only == {"host-cpu": ["sparsify", "pack_zeros"]}
