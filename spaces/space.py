@@ -17,7 +17,8 @@ Pick = Callable[[str, Knob], Value]
 # What starts from nothing needs another of the usual settings of what comes along with it.
 LONGER = {"student": {"recover": 1}}
 
-# Formats whose usual settings lie all along a budget; each costs no training.
+# Formats whose usual settings lie all along a budget: all of them for the untouched model, the first after
+# a training.
 SPREAD = ("mixed", "mixed_int8")
 
 PRUNE, RECOVER, PRECISION, NONE = "prune", "recover", "precision", "none"
@@ -88,7 +89,8 @@ class Space:
         for name in (option for option in self.formats if option in self.knobs[switch]):
             if self._brought(name):
                 continue  # of no use without a training of its own
-            for setting in PASSES[name].usual(self.scope):
+            usual = PASSES[name].usual(self.scope)
+            for setting in usual[:1] if name in SPREAD else usual:
                 variants.append({switch: name, **self._snapped(name, setting)})
         return [{**trained, **variant} for variant in variants]
 

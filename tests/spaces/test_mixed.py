@@ -165,3 +165,10 @@ def test_techniques_that_only_shrink_are_left_out_when_size_counts_for_nothing()
     assert {"prune", "int8_static", "recover"} <= set(PASSES) - set(built.left_out)
     assert "mixed" not in space.build(scope, {"mixed": True}, size_counts=False).left_out
     assert "mixed" not in space.build(scope, {}).left_out
+
+
+def test_a_trained_model_gets_one_of_the_usual_settings() -> None:
+    built = space.build(case("cnn")[2], {})
+    trained = next(values for values in built.anchors() if built.decode(values).names == ("prune", "recover"))
+    names = [name for values in built.siblings(trained) for name in built.decode(values).names]
+    assert names.count("mixed") == 1 and names.count("mixed_int8") <= 1
