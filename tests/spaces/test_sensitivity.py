@@ -188,3 +188,39 @@ def test_outputs_that_are_no_numbers_give_a_figure_that_can_be_written_down(
     broken = measure(model, file, examples)
     assert all(rise == _layerwise.WORST for row in broken.bits.values() for rise in row.values())
     json.dumps(broken.to_json(), allow_nan=False)
+
+
+class Odd(nn.Module):
+    """Grouped and transposed convolutions, batch norm after an in-place ReLU, a weight that two layers share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.grouped, self.up = nn.Conv2d(16, 16, 3, groups=4), nn.ConvTranspose2d(16, 8, 3, stride=2)
+        self.mix, self.again = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.again.weight = self.mix.weight
+
+    def forward(self, x: Tensor) -> Tensor:  # (batch, 3, 8, 8) -> (batch, 8)
+        x = self.up(self.grouped(self.norm(torch.relu_(self.first(x))))).mean((2, 3))
+        return self.again(torch.relu(self.mix(x)))
+
+
+def odd(kind: str) -> tuple[nn.Module, np.ndarray]:
+    torch.manual_seed(0)
+    dice = np.random.default_rng(0)
+    if kind == "convolutions":
+        return Odd().eval(), dice.normal(size=(20, 3, 8, 8)).astype(np.float32)
+    encoder = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    model = nn.Sequential(encoder, nn.Flatten(), nn.Linear(32 * 6, 5))
+    return model.eval(), dice.normal(size=(20, 6, 32)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("kind", "names"), [
+    ("convolutions", {"first.weight", "grouped.weight", "up.weight"}),
+    ("attention", {"0.self_attn.in_proj_weight", "0.self_attn.out_proj.weight", "0.linear1.weight", "2.weight"}),
+])
+def test_odd_models_are_measured_as_far_as_their_weights_are_known(kind: str, names: set[str]) -> None:
+    model, data = odd(kind)
+    measured = measure(model, export(model, (data[:2],)), (data,))
+    assert names <= set(measured.bits)
+    assert all(0 < row[8] < row[2] < 1 for row in measured.bits.values())
