@@ -94,10 +94,9 @@ def _written(name: str, grid: Grid) -> tuple[list[TensorProto], list[onnx.NodePr
     parts = [writer.digits(i, base, grid.integers.size) for i, base in enumerate(bases)]
     value = parts[0]
     if len(parts) > 1:  # the higher digit counts as many as the lower one has values
-        higher = writer.node("Mul", parts[1], writer.constant("base", np.array(bases[0], np.uint8)))
+        higher = writer.node("Mul", parts[1], writer.constant("base", np.array(bases[0], np.float32)))
         value = writer.node("Add", value, higher)
     value = writer.node("Reshape", value, writer.constant("grid", np.array(grid.integers.shape, np.int64)))
-    value = writer.node("Cast", value, to=TensorProto.FLOAT)
     zero = f"{name}.zero"
     if grid.zero.size > 1:
         zero = writer.node("Cast", zero, to=TensorProto.FLOAT)
@@ -124,13 +123,16 @@ class _Writer:
         return output
 
     def digits(self, plane: int, base: int, count: int) -> str:
-        """The digits of one base, still whole numbers, (count,)."""
+        """The digits of one base, as floats, (count,)."""
         stored, slots = f"{self.name}.q{plane}", DIGITS[base]
         if slots == 1:
-            return stored
-        powers = self.constant(f"powers{plane}", (base ** np.arange(slots)).astype(np.uint8)[None])
-        found = self.node("Div", stored, powers)
-        found = self.node("Mod", found, self.constant(f"base{plane}", np.array(base, np.uint8)))
+            return self.node("Cast", stored, to=TensorProto.FLOAT)
+        # OpenVINO divides bytes wrongly, and folds no sum of integers: hence the casts.
+        found = self.node("Cast", stored, to=TensorProto.INT32)
+        powers = self.constant(f"powers{plane}", (base ** np.arange(slots)).astype(np.int32)[None])
+        found = self.node("Div", found, powers)
+        found = self.node("Mod", found, self.constant(f"base{plane}", np.array(base, np.int32)))
+        found = self.node("Cast", found, to=TensorProto.FLOAT)
         flat = self.node("Reshape", found, self.constant(f"flat{plane}", np.array([-1], np.int64)))
         if count % slots == 0:
             return flat

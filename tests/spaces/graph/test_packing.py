@@ -38,6 +38,16 @@ def test_a_packed_file_computes_exactly_what_the_rounded_weights_compute(
 
 
 @pytest.mark.parametrize("levels", BASES)
+def test_another_runtime_unpacks_the_same(levels: int) -> None:
+    openvino = pytest.importorskip("pared.evaluators.runtimes.openvino")
+    graph, data, _ = case("cnn")
+    small = copied(graph)
+    pack_(small, grids(graph, levels, 8, False))
+    session = openvino.OpenVino.load(small.SerializeToString(), 1)
+    assert np.allclose(session.run(tuple(data.values())), run(small, data), atol=1e-3)
+
+
+@pytest.mark.parametrize("levels", BASES)
 def test_what_was_packed_is_read_back(levels: int) -> None:
     graph, _, _ = case("transformer")
     small, found = copied(graph), grids(graph, levels, 8, False)
