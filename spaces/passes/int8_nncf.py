@@ -116,7 +116,7 @@ def _quantized(
     """`ignored`: names of nodes that stay in float."""
     with _quiet():
         import nncf
-        from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
+        from nncf.quantization import advanced_parameters as advanced
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Ranges
 
         shares = _onnx.weight_shares(model)
@@ -131,8 +131,11 @@ def _quantized(
                     overflow_fix=nncf.OverflowFix.DISABLE,
                     batchwise_statistics=len(next(iter(batches[0].values()))) > 1,
                     disable_bias_correction=not step.bias_correction,
+                    # By channel, as NNCF wants it before depthwise convolutions, they run in float.
+                    activations_quantization_params=advanced.QuantizationParameters(per_channel=False),
                     activations_range_estimator_params=getattr(Ranges, RANGES[step.ranges]),
-                    smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=0.95 if step.smooth else -1)))
+                    smooth_quant_alphas=advanced.AdvancedSmoothQuantParameters(
+                        matmul=0.95 if step.smooth else -1)))
         except Exception as error:  # NNCF raises many kinds
             reason = f"{type(error).__name__}: {error}"[:400]
             raise GateError(f"NNCF cannot quantize the graph: {reason}") from error

@@ -110,6 +110,21 @@ def test_nncf_fuses_on_convolutions_as_the_first_engine_does(step: Int8Nncf) -> 
         assert all(mine[name] == first[name] for name in ("QLinearConv", "QLinearAdd", "Conv"))
 
 
+@pytest.mark.parametrize("activations", ["uint8", "int8"])
+def test_nncf_computes_depthwise_convolutions_before_a_clip_in_integers(activations: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.ReLU6(), nn.Conv2d(8, 128, 1), nn.ReLU6(),
+                          nn.Conv2d(128, 64, 1), nn.ReLU(), nn.Conv2d(64, 8, 1), nn.Flatten()).eval()
+    data = {"input0": np.random.default_rng(0).normal(size=(64, 8, 8, 8)).astype(np.float32) * 8}
+    graph = export(model, (data["input0"][:2],))
+    step = Int8Nncf("mixed", activations, "minmax", True)
+    after = NNCF.apply(step, graph, data)
+    NNCF.check(step, graph, after)
+    assert lost(graph, after, data) < 0.05
+    if activations == "uint8":
+        assert runs_as(after)["QLinearConv"] >= 3 and not runs_as(after)["FusedConv"]
+
+
 @pytest.mark.parametrize("smooth", [True, False])
 @pytest.mark.parametrize("activations", ["uint8", "int8"])
 def test_nncf_computes_products_with_weights_in_integers(activations: str, smooth: bool) -> None:
