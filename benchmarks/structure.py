@@ -1,9 +1,9 @@
 """Heads, whole layers and low-rank factors: accuracy before and after a short recovery, and measured latency.
 
-A transformer made of torch's own encoder on spoken digits (`../shared/data/fsdd_logmel.npz`), and the demo's
-ResNet-8 without its one removable block. Nothing is chosen here: the settings of the passes are their usual
-ones, the rate of recovery that of the training. What is done already is kept in build/, so a run can be taken
-up: `structure.py SEEDS`, each seed about five minutes on one quiet thread.
+A transformer made of torch's own encoder on spoken digits (`../shared/data/fsdd_logmel.npz`), and with `demo`
+the demo's ResNet-8 without its one removable block. Nothing is chosen here: the settings of the passes are
+their usual ones, the rate of recovery that of the training. What is done already is kept in build/, so a run
+can be taken up: `structure.py SEEDS [demo]`, each seed about five minutes on one quiet thread.
 """
 
 import json
@@ -184,13 +184,15 @@ def main() -> None:
         for seed in range(int(sys.argv[1])):
             spoken = digits(seed)
             found += rows(spoken, steps(spoken), RECOVER, seed)
-    fashion = fewer(demo())
-    found += rows(fashion, {"depth -1 of 1": ("depth", Depth(("blocks.0",)))}, DEMO_RECOVER, 0)
+    if "demo" in sys.argv:
+        fashion = fewer(demo())
+        found += rows(fashion, {"depth -1 of 1": ("depth", Depth(("blocks.0",)))}, DEMO_RECOVER, 0)
     table = means(found)
     write("structure", {
-        "note": "one thread; each seed trains its own transformer; recovery of 3 epochs; demo: one seed, "
-                f"{DEMO_IMAGES} training images",
-        "recover": str(RECOVER), "demo_recover": str(DEMO_RECOVER),
+        "note": "one thread, on a busy machine (see `settled` and `clean` of each latency); each seed trains its "
+                "own transformer and recovers for 3 epochs",
+        "recover": str(RECOVER),
+        **({"demo_recover": f"{DEMO_RECOVER}, {DEMO_IMAGES} images, one seed"} if "demo" in sys.argv else {}),
         "means": {f"{row.pop('subject')}: {row.pop('arm')}": row for row in table}, "runs": found})
 
 
