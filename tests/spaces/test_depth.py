@@ -131,6 +131,7 @@ def test_the_model_keeps_a_block_where_it_has_several() -> None:
     assert DepthPass().refused(Scope((), {}, ()))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("options", [{}, {"norm_first": True}, {"masked": True}], ids=str)
 @pytest.mark.parametrize("gone", [(0,), (0, 2), (1,)], ids=str)

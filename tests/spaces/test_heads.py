@@ -122,6 +122,7 @@ def test_the_rebuilt_attention_computes_what_torchs_does(
             torch.testing.assert_close(got[1], want[1], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @STOCK
 @pytest.mark.parametrize("options", [
     {}, {"norm_first": True}, {"masked": True}, {"bias": False}, {"activation": "gelu", "masked": True}], ids=str)

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from helpers import load_tiny, materials
+from helpers import load_tiny
 from torch import nn
 
 from pared.errors import ConfigError
 from pared.spaces.keep import kept, resolve
+from pared.spaces.materials import Materials
 from pared.spaces.passes.prune import Prune, PrunePass, prunable
 
 IMAGE = (np.random.default_rng(0).random((2, 1, 14, 14), np.float32),)
@@ -28,8 +29,9 @@ def test_what_lies_within_a_kept_module_is_kept() -> None:
 
 
 def test_a_kept_layer_is_not_narrowed_nor_what_feeds_it() -> None:
-    model = load_tiny().TinyNet().eval()
+    subject = load_tiny().subject()
+    model = subject.model()
     assert {group.root for group in prunable(model, IMAGE)} == {"inner", "down.0"}
     assert {group.root for group in prunable(model, IMAGE, ("head",))} == {"inner"}
-    pruned = PrunePass().apply(Prune((0.5,), "l2", 8), model, materials(IMAGE, keep=("head",)))
+    pruned = PrunePass().apply(Prune((0.5,), "l2", 8), model, Materials(subject, keep=("head",)))
     assert isinstance(pruned.head, nn.Linear) and torch.equal(pruned.head.weight, model.head.weight)
