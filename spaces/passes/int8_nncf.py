@@ -72,7 +72,7 @@ class Int8NncfPass(FilePass):
                 "ranges": Choice(tuple(RANGES)), "bias_correction": Choice((True, False)), **smooth}
 
     def usual(self, scope: Scope) -> tuple[dict[str, Value], ...]:
-        smooth: dict[str, Value] = {"smooth": True} if _of_products(scope) else {}
+        smooth: dict[str, Value] = {"smooth": False} if _of_products(scope) else {}
         return ({"preset": "mixed", "activations": scope.profiles[0].activations,
                  "ranges": "minmax", "bias_correction": True, **smooth},)
 
