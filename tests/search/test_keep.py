@@ -27,6 +27,8 @@ def test_no_file_of_a_search_changes_a_kept_layer(tmp_path: Path, pared_cli: Par
     assert {name for c in run.candidates for name in c.recipe.names} >= {"recover", "int8_static", "weight_only"}
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_keeping_a_layer_that_is_not_there_is_told_and_nothing_written(tmp_path: Path, pared_cli: Pared) -> None:
     result = pared_cli("search", write_run_file(tmp_path, keep=["haed"]), "--out", tmp_path / "run")
     assert result.returncode == 2 and "did you mean 'head'" in result.stderr
