@@ -14,7 +14,7 @@ import pared
 def test_no_file_of_a_search_changes_a_kept_layer(tmp_path: Path, pared_cli: Pared) -> None:
     run_file = write_run_file(tmp_path, keep=["head"], search={"trials": 16},
                               space={"qat": {"epochs": 1}, "int8_nncf": False})
-    result = pared_cli("search", run_file, "--out", tmp_path / "run", timeout=500)
+    result = pared_cli("search", run_file, "--out", tmp_path / "run", timeout=900)
     assert result.returncode == 0, result.stderr
     head = load_tiny().trained().head.weight.detach().numpy()
     run = pared.open_run(tmp_path / "run")
@@ -24,7 +24,7 @@ def test_no_file_of_a_search_changes_a_kept_layer(tmp_path: Path, pared_cli: Par
         assert kept.dtype == np.float32, candidate.recipe.label
         # Training may go on around a kept layer; no pass narrows, rounds or trains it.
         assert np.array_equal(kept, head), candidate.recipe.label
-    assert {name for c in run.candidates for name in c.recipe.names} >= {"recover", "int8_static", "weight_only"}
+    assert {name for c in run.candidates for name in c.recipe.names} >= {"recover", "int8_static", "mixed", "qat"}
 
 
 @pytest.mark.slow
