@@ -41,11 +41,11 @@ def scores(
 ) -> Scores:
     """Scores of the channels of each root's group, (width,), larger for what matters more.
 
-    `taylor` is the expected square of the change of the loss (Molchanov et al. 2019,
-    arXiv:1906.10771), in the same unit for every group; all others are relative to the mean of their
-    group. `activation` is the mean absolute value that readers get. `bn_scale` falls back to l2 for
-    groups without batch norm. The last three ask the subject for calibration data. Raises GateError:
-    no group has a batch norm, or a score is not finite.
+    `taylor` is the expected square of the change of the loss (Molchanov et al. 2019, arXiv:1906.10771),
+    in the same unit for every group: the one to weigh groups against each other with. All others are
+    relative to the mean of their group. `activation` is the mean absolute value that readers get. Both
+    ask the subject for calibration data. `bn_scale` falls back to l2 for groups without batch norm.
+    Raises GateError: no group has a batch norm, or a score is not finite.
     """
     model = copy.deepcopy(model)
     graph = dependencies(model, inputs)
