@@ -4,8 +4,11 @@ The profile of the host is calibrated first, on variants of the model of random 
 criterion the amount of `latency` is found by bisection, by measuring the exported files (no
 training) interleaved with the uniformly pruned one; then both are recovered in the same way, by seed.
 Each arm may take the criterion with its best mean validation accuracy; test accuracy is reported as well.
+
+`allocation.py confirm` trains the steps found at the last ratio again, with fresh seeds.
 """
 
+import json
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import write
+from common import RESULTS, write
 
 from pared.errors import MetricError
 from pared.evaluators import accuracy
@@ -36,7 +39,7 @@ from subject import subject
 
 PROFILE = load("host-cpu")
 CRITERIA = ("taylor", "l2")
-SEEDS = (0, 1, 2)
+SEEDS, FRESH = (0, 1, 2), (3, 4, 5)
 RATIOS, AROUND = (0.7, 0.8), 0.05  # of the uniform arm; how far from its share the other is looked for
 EQUAL, NEAR, HALVINGS, ATTEMPTS = 0.03, 0.015, 6, 4
 VARIANTS = 12  # to calibrate the profile with
@@ -74,18 +77,23 @@ class Bench:
         return {"ratio": timing.ratio, "latency_ms": timing.latency_ms, "spread": timing.spread,
                 "clean": timing.clean, "settled": timing.settled, "attempts": attempt}
 
-    def calibrate(self) -> None:
-        """From now on prices are those of this host."""
-        dice, files = np.random.default_rng(0), []
-        reference = self.file(self.pruned(Prune((), "l2", STEP, "uniform", RATIOS[0])))
+    def variants(self) -> list[torch.nn.Module]:
+        """Of random widths, the same ones every time."""
+        dice, found = np.random.default_rng(0), []
         for _ in range(VARIANTS):
             model = self.subject.model()
             plan = {g.root: int(dice.integers(1, g.width // STEP)) * STEP for g in self.groups}
             cut_(model, plan, "l2", self.materials.inputs)
-            file = self.file(model)
-            timing = self.ratio(file, reference)
-            self.measured.append({"widths": self.widths(model), **timing})
-            files.append(file)
+            found.append(model)
+        return found
+
+    def calibrate(self) -> None:
+        """From now on prices are those of this host."""
+        reference = self.file(self.pruned(Prune((), "l2", STEP, "uniform", RATIOS[0])))
+        files = []
+        for model in self.variants():
+            files.append(self.file(model))
+            self.measured.append({"widths": self.widths(model), **self.ratio(files[-1], reference)})
             print(self.measured[-1], flush=True)
         self.fit(files)
 
@@ -149,6 +157,29 @@ def main() -> None:
     write("allocation", figures(bench, points))
 
 
+def confirm() -> None:
+    """The steps that were measured equally fast at the last ratio, under fresh seeds."""
+    found = json.loads((RESULTS / "allocation.json").read_text())
+    at = found["operating_points"][f"uniform {RATIOS[-1]:.0%}"]
+    criteria, bench = at["criterion_chosen_on_validation"], Bench()
+    bench.measured = found["calibration"]["variants"]
+    bench.fit([bench.file(model) for model in bench.variants()])
+    known = at["arms"][criteria["latency"]]["latency"]
+    steps = (Prune((), criteria["uniform"], STEP, "uniform", RATIOS[-1]),
+             Prune((), criteria["latency"], STEP, "latency", known["amount"], machine=PROFILE.kind,
+                   prices=prices(bench.profile)))
+    models = [bench.pruned(step) for step in steps]
+    assert bench.widths(models[1]) == known["widths"]
+    ratio = bench.ratio(*(bench.file(model) for model in reversed(models)))
+    rows = [bench.recovered(step, seed) for seed in FRESH for step in steps]
+    gains = {split: [100 * (aware[split] - even[split]) for even, aware in zip(rows[::2], rows[1::2], strict=True)]
+             for split in ("validation", "test")}
+    write("allocation_confirmed", {
+        "what": f"the steps of allocation.json at {RATIOS[-1]:.0%}, fixed before these seeds were run",
+        "against_uniform": ratio, "mean": {split: mean(each) for split, each in gains.items()},
+        "by_seed": gains, "seeds": FRESH, "rows": rows})
+
+
 def equal_arms(bench: Bench, ratio: float) -> tuple[dict[str, Any], list[Prune]]:
     """What was measured of the untrained files, by criterion, and the steps of both arms."""
     arms: dict[str, Any] = {}
@@ -196,4 +227,4 @@ def figures(bench: Bench, points: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    confirm() if sys.argv[1:] == ["confirm"] else main()

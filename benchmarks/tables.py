@@ -1,0 +1,78 @@
+"""Searches that cost nothing: every candidate of a space, with its measured accuracy and latency."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+
+from pared.search.front import hypervolume
+
+NASBENCH = Path(__file__).parent.parent.parent / "shared" / "latency" / "nasbench201.npz"
+FOLDED = 0.05  # of the median latency: what lies below was folded away by its runtime
+WORST = 0.7  # share of the best accuracy at which nothing counts
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Table:
+    """n candidates; accuracy in percent, latency in ms, and what else is known of each beforehand."""
+
+    name: str
+    space: Mapping[str, BaseDistribution]
+    rows: Mapping[tuple[Any, ...], int]  # values in the order of `space` -> candidate
+    accuracy: Array
+    latency: Array
+    features: Mapping[str, Array]
+    allowed: NDArray[np.bool_]
+
+    def find(self, params: Mapping[str, Any]) -> int:
+        return self.rows[tuple(params[name] for name in self.space)]
+
+    @cached_property
+    def full(self) -> float:
+        """Hypervolume of the whole table."""
+        return self.hypervolume(np.flatnonzero(self.allowed))
+
+    def hypervolume(self, found: NDArray[np.int64] | list[int]) -> float:
+        """Of log latency scaled to 0-1 over the table, and accuracy as a share of the best, over WORST."""
+        chosen = [i for i in found if self.allowed[i]]
+        logs = np.log(self.latency)
+        low, high = logs[self.allowed].min(), logs[self.allowed].max()
+        best = self.accuracy[self.allowed].max()
+        points = [((logs[i] - low) / (high - low), 1 - self.accuracy[i] / best) for i in chosen]
+        return hypervolume(points, (1.0, 1 - WORST))
+
+    def budget(self, share: float) -> float:
+        """The latency that this share of the candidates meets."""
+        return float(np.quantile(self.latency[self.allowed], share))
+
+    def regret(self, found: list[int], limit: float) -> float:
+        """Points of accuracy between the best candidate within the limit and the best one found."""
+        within = self.allowed & (self.latency <= limit)
+        got = [self.accuracy[i] for i in found if within[i]]
+        return float(self.accuracy[within].max() - max(got, default=0.0))
+
+
+def nasbench() -> list[Table]:
+    """All 15,625 cells of NAS-Bench-201 on five device settings; nothing where the data is absent."""
+    if not NASBENCH.exists():
+        print(f"{NASBENCH} is absent: its tables are left out")
+        return []
+    data = np.load(NASBENCH)
+    names = [str(name) for name in data["op_names"]]
+    space = {f"edge{k}": CategoricalDistribution(names) for k in range(6)}
+    rows = {tuple(names[op] for op in ops): i for i, ops in enumerate(data["ops"])}
+    accuracy = np.nanmean(data["accuracy__cifar10"].astype(float), axis=1)
+    found = []
+    for key in (key for key in data.files if key.startswith("latency_ms__")):
+        latency = data[key].astype(float)
+        allowed = latency > FOLDED * np.median(latency)
+        found.append(Table(key.removeprefix("latency_ms__"), space, rows, accuracy, latency,
+                           {"parameters": data["model_size_mparam"].astype(float)}, allowed))
+    return found

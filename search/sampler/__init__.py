@@ -1,0 +1,5 @@
+"""A sampler for Optuna studies whose costs are known before a trial is run; knows nothing of pared."""
+
+from .front_sampler import FrontSampler
+
+__all__ = ["FrontSampler"]

@@ -1,0 +1,54 @@
+"""What is known of a candidate before it is evaluated: asked once, kept, and held against the budgets."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .vectors import ABSENT, Rows, Vectors
+
+Cost = Callable[[Mapping[str, Any]], Mapping[str, float]]
+
+
+class Costs:
+    """`cost` by rows. A parameter that a candidate does not have is given as the first of its values."""
+
+    def __init__(self, cost: Cost, vectors: Vectors, budgets: Mapping[str, float]) -> None:
+        self._cost, self._vectors, self._budgets = cost, vectors, budgets
+        self._known: dict[bytes, Rows] = {}
+        self.names: tuple[str, ...] = ()
+
+    def of(self, rows: Rows) -> Rows:
+        """(n, names). Raises ValueError: names that change, a budget without its cost, a nan."""
+        for row, key in zip(rows, self._vectors.keys(rows), strict=True):
+            if key not in self._known:
+                self._known[key] = self._ask(row)
+        found = [self._known[key] for key in self._vectors.keys(rows)]
+        return np.array(found, float).reshape(len(rows), len(self.names))
+
+    def column(self, name: str) -> int:
+        return self.names.index(name)
+
+    def legal(self, table: Rows) -> NDArray[np.bool_]:
+        """Finite, and within every budget."""
+        within = np.asarray(np.isfinite(table).all(axis=1))
+        for name, limit in self._budgets.items():
+            within &= table[:, self.column(name)] <= limit
+        return within
+
+    def _ask(self, row: Rows) -> Rows:
+        found = self._cost(self._vectors.decode(np.where(row == ABSENT, 0.0, row)))
+        self.names = self.names or self._checked(tuple(found))
+        if set(found) != set(self.names):
+            raise ValueError(f"cost gave {sorted(found)}, before it gave {sorted(self.names)}")
+        values = np.array([found[name] for name in self.names], float)
+        if np.isnan(values).any():
+            raise ValueError(f"cost gave a nan: {dict(found)}; inf stands for what is not allowed")
+        return values
+
+    def _checked(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        missing = sorted(set(self._budgets) - set(names))
+        if missing or not names:
+            raise ValueError(f"budgets on {missing}, but cost gives {sorted(names)}")
+        return names

@@ -1,0 +1,66 @@
+"""What is known of a candidate as numbers for a surrogate, and freed of errors that differ one by one."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .vectors import Rows
+
+SAME = 1e-6  # relative error up to which figures are equal
+TERMS, RIDGE = 600, 0.1  # of the sum that costs are smoothed by
+TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Costs of mean 0 and variance 1 over a sample, their logarithms where all are positive."""
+
+    mean: Rows
+    spread: Rows
+    logarithmic: NDArray[np.bool_]
+
+    @staticmethod
+    def of(costs: Rows) -> "Scale":
+        logarithmic = np.asarray((costs > 0).all(axis=0))
+        values = Scale(np.zeros(0), np.zeros(0), logarithmic).values(costs)
+        return Scale(values.mean(0), values.std(0) + SAME, logarithmic)
+
+    def values(self, costs: Rows) -> Rows:
+        return np.where(self.logarithmic, np.log(np.maximum(costs, TINY)), costs)
+
+    def column(self, j: int, costs: Rows) -> Rows:
+        """(n,) values of one cost."""
+        return np.log(np.maximum(costs, TINY)) if self.logarithmic[j] else costs
+
+    def features(self, costs: Rows) -> Rows:
+        found: Rows = (self.values(costs) - self.mean) / self.spread
+        return found
+
+
+@dataclass(frozen=True)
+class Smooth:
+    """Costs as a sum over parameters, and over pairs where those are few, fitted to a sample of candidates.
+
+    Errors that differ from candidate to candidate cancel in it.
+    """
+
+    paired: bool
+    weights: Rows  # (terms, costs)
+
+    @staticmethod
+    def of(points: Rows, values: Rows) -> "Smooth":
+        paired = points.shape[1] ** 2 / 2 <= TERMS
+        terms = _terms(points, paired)
+        square = terms.T @ terms + RIDGE * np.eye(terms.shape[1])
+        return Smooth(paired, np.asarray(np.linalg.solve(square, terms.T @ values), float))
+
+    def __call__(self, points: Rows) -> Rows:
+        found: Rows = _terms(points, self.paired) @ self.weights
+        return found
+
+
+def _terms(points: Rows, paired: bool) -> Rows:
+    one = np.hstack([points, np.ones((len(points), 1))])
+    i, j = np.triu_indices(one.shape[1])
+    return one[:, i] * one[:, j] if paired else one

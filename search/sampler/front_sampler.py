@@ -1,0 +1,202 @@
+"""FrontSampler: evaluates only where the front can grow, as latency, size and memory are known beforehand."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+
+from . import activity, gain, pool
+from .activity import Active, Activity
+from .beliefs import Beliefs
+from .costs import Cost, Costs
+from .history import History, beaten, read
+from .vectors import Levels, Params, Rows, Vectors
+
+START = 8  # trials spread over the range of costs before a surrogate is asked
+WIDE, NEAR = 2000, 1000  # candidates from anywhere, and near the front
+DRAWS = 8  # how many times as many may be drawn for candidates that are allowed
+WORK = 240_000  # candidates x trials that a proposal may compare
+BOLD, EVERY, LATE = 3.0, 3, 30  # one proposal in EVERY after LATE trials doubts its surrogate BOLD times more
+GOLDEN = 0.6180339887  # its multiples spread evenly over the unit interval
+
+
+class FrontSampler(optuna.samplers.BaseSampler):
+    """A sampler for several objectives of which some are known before a trial is run.
+
+    Proposals maximise the expected hypervolume gain over what was told, with the objectives that `cost`
+    gives taken as known (and corrected where the study tells otherwise), the others from a Gaussian
+    process. A candidate that breaks a budget, or was tried, is never proposed.
+
+    space: every parameter that a trial may ask for; one trial may ask for a part of them.
+    objectives: name -> "maximize" or "minimize", in the study's order.
+    cost: a complete parameter set -> what is known of it: objectives by their name, budgeted quantities,
+        and features (such as MACs) that help to guess the rest. `inf` is a candidate that is not allowed.
+        Called thousands of times, once a candidate.
+    budgets: upper limits on what `cost` gives.
+    active: a parameter set -> the names that a trial with it asks for; learned from the trials if not given.
+    seed: with the same seed and the same trials, the same proposals.
+
+    Raises ValueError: an objective without a direction, a budget on what `cost` does not give, no
+    candidate within the budgets.
+    """
+
+    def __init__(
+        self,
+        space: Mapping[str, BaseDistribution],
+        objectives: Mapping[str, str],
+        cost: Cost,
+        budgets: Mapping[str, float] | None = None,
+        seed: int | None = None,
+        active: Active | None = None,
+    ) -> None:
+        wrong = {name: way for name, way in objectives.items() if way not in ("maximize", "minimize")}
+        if wrong or not objectives or not space:
+            raise ValueError(f"objectives need 'maximize' or 'minimize', and a space parameters; got {wrong}")
+        self._space, self._objectives = dict(space), dict(objectives)
+        self._vectors = Vectors(self._space)
+        self._budgets = dict(budgets or {})
+        self._costs = Costs(cost, self._vectors, self._budgets)
+        self._active = active
+        self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+        self._proposed: dict[int, Params] = {}
+        self._wide: tuple[Rows, Rows] | None = None
+        self._beliefs: Beliefs | None = None
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> Params:
+        """A whole parameter set; nothing for a trial whose parameters were given to it."""
+        if trial.system_attrs.get("fixed_params"):
+            return {}
+        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        history = read(others, self._vectors, self._objectives, self._proposed)
+        row = self._propose(history, trial.number)
+        self._proposed[trial.number] = self._vectors.decode(row)
+        return self._complete(row)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """For parameters outside the space: anything."""
+        dice = optuna.samplers.RandomSampler(seed=(self._seed + trial.number) % 2**32)
+        return dice.sample_independent(study, trial, param_name, param_distribution)
+
+    def _complete(self, row: Rows) -> Params:
+        """With a value for what is thought to be absent, should the trial ask for it all the same."""
+        levels = np.maximum(self._vectors.levels(row), 0)
+        return {**self._vectors.decode(self._vectors.rows(levels)), **self._vectors.decode(row)}
+
+    def _propose(self, history: History, number: int) -> Rows:
+        dice = np.random.default_rng([self._seed, number])
+        rows, costs = self._candidates(history, dice)
+        if history.told.sum() < min(START, 3) or len(history.rows) < START:
+            return self._spread(rows, costs, len(history.rows), dice)
+        most = WORK // len(history.rows)
+        rows, costs = rows[:most], costs[:most]
+        bold = BOLD if len(history.rows) > LATE and number % EVERY == 0 else 1.0
+        anywhere = bool(self._budgets) and number % EVERY != 1
+        best: Rows = rows[int(np.argmax(self._gains(history, rows, costs, bold, anywhere)))]
+        return best
+
+    def _candidates(self, history: History, dice: np.random.Generator) -> tuple[Rows, Rows]:
+        """Allowed and not tried: those near the front first."""
+        asked = self._activity(history)
+        if self._wide is None:
+            self._wide = self._sample(asked)
+            self._beliefs = Beliefs.over(self._vectors, *self._wide)
+        tried = set(self._vectors.keys(history.tried))
+        found = [self._allowed(self._distinct(asked(self._near(history, dice)), tried)), self._unseen(tried)]
+        rows, costs = (np.vstack(part) for part in zip(*found, strict=True))
+        if not len(rows):
+            raise ValueError("no candidate that is new and within the budgets was found")
+        return rows, costs
+
+    def _sample(self, asked: Activity) -> tuple[Rows, Rows]:
+        """WIDE candidates that are allowed, or what of them was found in DRAWS times as many."""
+        dice, found = np.random.default_rng(self._seed), np.zeros((0, len(self._vectors.names)))
+        for _ in range(DRAWS):
+            levels = asked(pool.anywhere(self._vectors.sizes, WIDE, dice))
+            found = np.vstack([found, self._allowed(self._distinct(levels, set(self._vectors.keys(found))))[0]])
+            if len(found) >= WIDE or np.prod(self._vectors.sizes.astype(float)) <= pool.WHOLE:
+                break
+        found = found[:WIDE]
+        return found, self._costs.of(found)
+
+    def _activity(self, history: History) -> Activity:
+        if self._active is None:
+            return activity.learned(self._vectors.levels(history.tried))
+        return activity.told(self._active, self._vectors)
+
+    def _near(self, history: History, dice: np.random.Generator) -> Levels:
+        told = np.flatnonzero(history.told)
+        front = history.rows[told[beaten(history.losses[told]) == 0]]
+        if not len(front):
+            return np.zeros((0, len(self._vectors.sizes)), np.int64)
+        return pool.nearby(self._vectors.sizes, self._vectors.levels(front), NEAR, dice)
+
+    def _distinct(self, levels: Levels, tried: set[bytes]) -> Rows:
+        rows, new = self._vectors.rows(levels), []
+        taken = set(tried)
+        for i, key in enumerate(self._vectors.keys(rows)):
+            if key not in taken:
+                taken.add(key)
+                new.append(i)
+        return rows[new]
+
+    def _unseen(self, tried: set[bytes]) -> tuple[Rows, Rows]:
+        assert self._wide is not None
+        rows, costs = self._wide
+        new = np.array([key not in tried for key in self._vectors.keys(rows)], bool)
+        return rows[new], costs[new]
+
+    def _allowed(self, rows: Rows) -> tuple[Rows, Rows]:
+        costs = self._costs.of(rows)
+        legal = self._costs.legal(costs) if len(rows) else np.zeros(0, bool)
+        return rows[legal], costs[legal]
+
+    def _spread(self, rows: Rows, costs: Rows, count: int, dice: np.random.Generator) -> Rows:
+        """From one of START equal parts of a known cost's range; often the one that computes most there."""
+        assert self._beliefs is not None
+        features = self._beliefs.scale.features(costs)
+        known = [self._costs.column(name) for name in self._objectives if name in self._costs.names]
+        spread = features[:, known[count % len(known)] if known else 0]
+        low, high = spread.min(), spread.max()
+        middle = low + (high - low) * (count * GOLDEN % 1.0)
+        near = np.argsort(np.abs(spread - middle))[:max(1, len(rows) // START)]
+        extra = [j for j, name in enumerate(self._costs.names)
+                 if name not in self._objectives and name not in self._budgets]
+        if extra and dice.random() < 0.5:
+            chosen = near[int(np.argmax(features[near][:, extra].sum(axis=1)))]
+        else:
+            chosen = dice.choice(near)
+        found: Rows = rows[chosen]
+        return found
+
+    def _gains(self, history: History, rows: Rows, costs: Rows, bold: float, anywhere: bool) -> Rows:
+        """Expected hypervolume gain of every candidate, within the budgets as far as that is known."""
+        assert self._beliefs is not None
+        beliefs, names = self._beliefs, list(self._objectives)
+        tables = self._costs.of(history.rows), costs
+        known, at = beliefs.inputs(history.rows, tables[0]), beliefs.inputs(rows, costs)
+        found, within = [], np.ones(len(rows))
+        for i, name in enumerate(names):
+            if name not in self._costs.names:
+                found.append(beliefs.unknown(i, history, history.losses[:, i], known, at))
+                continue
+            j, sign = self._costs.column(name), -1.0 if self._objectives[name] == "maximize" else 1.0
+            found.append(beliefs.known(i, j, sign, history, tables, rows, known, at))
+            if name in self._budgets and found[-1][1].any():
+                limit = beliefs.scale.column(j, np.array([self._budgets[name]]))
+                within *= gain.below(sign * limit, *found[-1][:2])
+        mean, spread, losses = (np.stack(part, axis=1) for part in zip(*found, strict=True))
+        axis = next((i for i, name in enumerate(names) if name not in self._costs.names), 0)
+        spread[:, axis] *= bold
+        return within * gain.expected(losses, mean, spread, axis, anywhere)
