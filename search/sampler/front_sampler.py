@@ -17,7 +17,7 @@ from .vectors import Levels, Params, Rows, Vectors
 
 START = 8  # trials spread over the range of costs before a surrogate is asked
 WIDE, NEAR = 2000, 1000  # candidates from anywhere, and near the front
-DRAWS = 8  # how many times as many may be drawn for candidates that are allowed
+DRAWS = 8  # how many times as many are drawn where few are allowed
 WORK = 240_000  # candidates x trials that a proposal may compare
 BOLD, EVERY, LATE = 3.0, 3, 30  # one proposal in EVERY after LATE trials doubts its surrogate BOLD times more
 GOLDEN = 0.6180339887  # its multiples spread evenly over the unit interval
@@ -63,6 +63,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self._proposed: dict[int, Params] = {}
         self._wide: tuple[Rows, Rows] | None = None
+        self._draws = 1
         self._beliefs: Beliefs | None = None
 
     def infer_relative_search_space(
@@ -120,14 +121,14 @@ class FrontSampler(optuna.samplers.BaseSampler):
         return rows, costs
 
     def _sample(self, asked: Activity) -> tuple[Rows, Rows]:
-        """WIDE candidates that are allowed, or what of them was found in DRAWS times as many."""
+        """Candidates that are allowed, from WIDE or, where few are, up to DRAWS times as many."""
         dice, found = np.random.default_rng(self._seed), np.zeros((0, len(self._vectors.names)))
-        for _ in range(DRAWS):
+        for self._draws in range(1, DRAWS + 1):
             levels = asked(pool.anywhere(self._vectors.sizes, WIDE, dice))
-            found = np.vstack([found, self._allowed(self._distinct(levels, set(self._vectors.keys(found))))[0]])
-            if len(found) >= WIDE or np.prod(self._vectors.sizes.astype(float)) <= pool.WHOLE:
+            new = self._distinct(levels, set(self._vectors.keys(found)))
+            found = np.vstack([found, self._allowed(new)[0]])
+            if len(found) >= WIDE / 2 or np.prod(self._vectors.sizes.astype(float)) <= pool.WHOLE:
                 break
-        found = found[:WIDE]
         return found, self._costs.of(found)
 
     def _activity(self, history: History) -> Activity:
@@ -140,7 +141,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         front = history.rows[told[beaten(history.losses[told]) == 0]]
         if not len(front):
             return np.zeros((0, len(self._vectors.sizes)), np.int64)
-        return pool.nearby(self._vectors.sizes, self._vectors.levels(front), NEAR, dice)
+        return pool.nearby(self._vectors.sizes, self._vectors.levels(front), NEAR * self._draws, dice)
 
     def _distinct(self, levels: Levels, tried: set[bytes]) -> Rows:
         rows, new = self._vectors.rows(levels), []
