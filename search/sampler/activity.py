@@ -21,7 +21,10 @@ def told(active: Active, vectors: Vectors) -> Activity:
 
 
 def learned(levels: Levels) -> Activity:
-    """From what was tried (t, d): a parameter that some lack depends on the first that explains it."""
+    """From what was tried (t, d): a parameter that some lack depends on another that explains it.
+
+    Of several that do, on the one with the fewest values: it takes the least chance to explain anything.
+    """
     lacking = map(int, np.flatnonzero((levels < 0).any(axis=0)))
     return _Rules([rule for column in lacking if (rule := _rule(levels, column))])
 
@@ -47,7 +50,7 @@ class _Rules:
 
 def _rule(levels: Levels, column: int) -> _Rule | None:
     absent = levels[:, column] < 0
-    for parent in range(levels.shape[1]):
+    for parent in map(int, np.argsort(levels.max(axis=0), kind="stable")):
         without, given = set(levels[absent, parent]), set(levels[~absent, parent])
         if parent != column and not without & given:
             return _Rule(column, parent, [int(level) for level in without])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .features import SAME, Scale, Smooth
-from .history import History, telling
+from .history import History
 from .surrogate import Inputs, Settings, Surrogate, fit
 from .vectors import Levels, Rows, Vectors
 
@@ -66,10 +66,9 @@ class Beliefs:
 
     def _guess(self, i: int, y: Rows, history: History, known: Inputs, at: Inputs) -> Belief:
         """Pending trials count as what is believed of them (Ginsbourger et al., 2010, kriging believer)."""
-        told, waiting = np.flatnonzero(history.told), np.flatnonzero(~history.told)
-        used = told[telling(history.losses[told], USED)]
-        noise = history.noise[:, i]
-        settings = self._settings(i, y, noise, told[telling(history.losses[told], FITTED)], len(told), known)
+        used, waiting = history.telling(USED), np.flatnonzero(~history.told)
+        noise, told = history.noise[:, i], len(history.order)
+        settings = self._settings(i, y, noise, history.telling(FITTED), told, known)
         guess = Surrogate(known[used], y[used], noise[used], settings)
         if not len(waiting):
             return *guess.predict(at), y

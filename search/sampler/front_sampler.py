@@ -12,7 +12,7 @@ from . import activity, gain, pool
 from .activity import Active, Activity
 from .beliefs import Beliefs
 from .costs import Cost, Costs
-from .history import History, beaten, read
+from .history import History, read
 from .vectors import Levels, Params, Rows, Vectors
 
 START = 8  # trials spread over the range of costs before a surrogate is asked
@@ -59,9 +59,11 @@ class FrontSampler(optuna.samplers.BaseSampler):
         self._vectors = Vectors(self._space)
         self._budgets = dict(budgets or {})
         self._costs = Costs(cost, self._vectors, self._budgets)
-        self._active = active
+        self._told = activity.told(active, self._vectors) if active else None
+        self._asked: Activity | None = None
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self._proposed: dict[int, Params] = {}
+        self._rows: dict[int, Rows] = {}
         self._wide: tuple[Rows, Rows] | None = None
         self._draws = 1
         self._beliefs: Beliefs | None = None
@@ -78,7 +80,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         if trial.system_attrs.get("fixed_params"):
             return {}
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        history = read(others, self._vectors, self._objectives, self._proposed)
+        history = read(others, self._vectors, self._objectives, self._proposed, self._rows)
         row = self._propose(history, trial.number)
         self._proposed[trial.number] = self._vectors.decode(row)
         return self._complete(row)
@@ -109,15 +111,15 @@ class FrontSampler(optuna.samplers.BaseSampler):
 
     def _candidates(self, history: History, dice: np.random.Generator) -> tuple[Rows, Rows]:
         """Allowed and not tried: those near the front first."""
-        asked = self._activity(history)
-        if self._wide is None:
-            self._wide = self._sample(asked)
+        asked = self._told or activity.learned(self._vectors.levels(history.tried))
+        if self._wide is None or asked != self._asked:
+            self._asked, self._wide = asked, self._sample(asked)
             self._beliefs = Beliefs.over(self._vectors, *self._wide)
         tried = set(self._vectors.keys(history.tried))
         found = [self._allowed(self._distinct(asked(self._near(history, dice)), tried)), self._unseen(tried)]
         rows, costs = (np.vstack(part) for part in zip(*found, strict=True))
         if not len(rows):
-            raise ValueError("no candidate that is new and within the budgets was found")
+            raise ValueError("no candidate that is new was found within the budgets")
         return rows, costs
 
     def _sample(self, asked: Activity) -> tuple[Rows, Rows]:
@@ -129,16 +131,12 @@ class FrontSampler(optuna.samplers.BaseSampler):
             found = np.vstack([found, self._allowed(new)[0]])
             if len(found) >= WIDE / 2 or np.prod(self._vectors.sizes.astype(float)) <= pool.WHOLE:
                 break
+        if not len(found):
+            raise ValueError(f"no candidate within the budgets {self._budgets} in {self._draws * WIDE} drawn")
         return found, self._costs.of(found)
 
-    def _activity(self, history: History) -> Activity:
-        if self._active is None:
-            return activity.learned(self._vectors.levels(history.tried))
-        return activity.told(self._active, self._vectors)
-
     def _near(self, history: History, dice: np.random.Generator) -> Levels:
-        told = np.flatnonzero(history.told)
-        front = history.rows[told[beaten(history.losses[told]) == 0]]
+        front = history.rows[history.front]
         if not len(front):
             return np.zeros((0, len(self._vectors.sizes)), np.int64)
         return pool.nearby(self._vectors.sizes, self._vectors.levels(front), NEAR * self._draws, dice)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +22,44 @@ class History:
     noise: Rows  # (n, objectives) standard errors
     tried: Rows  # (t, d)
 
-    @property
+    @cached_property
     def told(self) -> NDArray[np.bool_]:
         return np.asarray(~np.isnan(self.losses).any(axis=1))
 
+    @cached_property
+    def order(self) -> Levels:
+        """Indices of the told trials, those that the fewest others beat first."""
+        told = np.flatnonzero(self.told)
+        found: Levels = told[np.argsort(self._beaten, kind="stable")]
+        return found
+
+    @property
+    def front(self) -> Levels:
+        """Indices of the told trials that no other beats."""
+        return np.flatnonzero(self.told)[self._beaten == 0]
+
+    @cached_property
+    def _beaten(self) -> Levels:
+        return beaten(self.losses[self.told])
+
+    def telling(self, most: int) -> Levels:
+        """Ascending indices of at most `most` told trials: half the least beaten, half evenly others."""
+        if len(self.order) <= most:
+            return np.sort(self.order)
+        best, rest = self.order[:most // 2], self.order[most // 2:]
+        even = np.linspace(0, len(rest) - 1, most - most // 2).astype(np.int64)
+        return np.sort(np.concatenate([best, rest[even]]))
+
 def read(
     trials: Iterable[FrozenTrial], vectors: Vectors, objectives: Mapping[str, str],
-    proposed: Mapping[int, Params],
+    proposed: Mapping[int, Params], rows: dict[int, Rows],
 ) -> History:
-    """A failed trial counts as the worst that was told; one that was pruned only as tried."""
+    """A failed trial counts as the worst that was told; one that was pruned only as tried.
+
+    `rows` keeps those of finished trials from call to call.
+    """
     signs = np.array([-1.0 if direction == "maximize" else 1.0 for direction in objectives.values()])
-    seen = [(trial, row) for trial in trials if (row := _row(trial, vectors, proposed)) is not None]
+    seen = [(trial, row) for trial in trials if (row := _row(trial, vectors, proposed, rows)) is not None]
     kept = [(trial, row) for trial, row in seen if trial.state != TrialState.PRUNED]
     losses = np.array([_losses(trial, signs) for trial, _ in kept]).reshape(len(kept), len(signs))
     told = losses[np.isfinite(losses).all(axis=1)]
@@ -39,8 +67,8 @@ def read(
     losses[failed] = told.max(axis=0) if len(told) else np.nan
     useful = ~(failed & np.isnan(losses).any(axis=1))
     noise = np.array([_noise(trial, objectives) for trial, _ in kept]).reshape(losses.shape)
-    rows = vectors.stack([row for _, row in kept])
-    return History(rows[useful], losses[useful], noise[useful], vectors.stack([row for _, row in seen]))
+    useful_rows = vectors.stack([row for _, row in kept])[useful]
+    return History(useful_rows, losses[useful], noise[useful], vectors.stack([row for _, row in seen]))
 
 
 def _losses(trial: FrozenTrial, signs: Rows) -> Rows:
@@ -56,25 +84,27 @@ def _noise(trial: FrozenTrial, objectives: Mapping[str, str]) -> list[float]:
     return [float(errors.get(name, 0.0)) for name in objectives]
 
 
-def _row(trial: FrozenTrial, vectors: Vectors, proposed: Mapping[int, Params]) -> Rows | None:
+def _row(
+    trial: FrozenTrial, vectors: Vectors, proposed: Mapping[int, Params], rows: dict[int, Rows]
+) -> Rows | None:
     """Also of a trial that has not asked for its parameters yet."""
+    if trial.number in rows:
+        return rows[trial.number]
     params = trial.params or trial.system_attrs.get("fixed_params") or proposed.get(trial.number, {})
     known = {name: value for name, value in params.items() if name in vectors.space}
-    return vectors.encode(known) if known else None
+    if not known:
+        return None
+    row = vectors.encode(known)
+    if trial.state.is_finished():
+        rows[trial.number] = row
+    return row
 
 
 def beaten(losses: Rows) -> Levels:
     """(n,) how many points are better in one loss and worse in none; 0 on the front."""
-    worse = (losses[:, None] >= losses[None]).all(2) & (losses[:, None] > losses[None]).any(2)
-    found: Levels = worse.sum(axis=1)
+    no_better, worse = np.ones((len(losses),) * 2, bool), np.zeros((len(losses),) * 2, bool)
+    for loss in losses.T:
+        no_better &= loss[:, None] >= loss
+        worse |= loss[:, None] > loss
+    found: Levels = (no_better & worse).sum(axis=1)
     return found
-
-
-def telling(losses: Rows, most: int) -> Levels:
-    """Ascending indices of at most `most` points: half the least beaten, half evenly from the rest."""
-    if len(losses) <= most:
-        return np.arange(len(losses))
-    order = np.argsort(beaten(losses), kind="stable")
-    rest = order[most // 2:]
-    even = rest[np.linspace(0, len(rest) - 1, most - most // 2).astype(np.int64)]
-    return np.sort(np.concatenate([order[:most // 2], even]))
