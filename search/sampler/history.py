@@ -36,7 +36,7 @@ class History:
     @property
     def front(self) -> Levels:
         """Indices of the told trials that no other beats."""
-        return np.flatnonzero(self.told)[self._beaten == 0]
+        return np.asarray(np.flatnonzero(self.told)[self._beaten == 0], np.int64)
 
     @cached_property
     def _beaten(self) -> Levels:
