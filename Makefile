@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Tests that start Ray or hold a stopwatch have the machine alone.
+ALONE := tests/search tests/evaluators/test_latency.py
+SHARED := -n 2 --dist loadfile $(ALONE:%=--ignore=%)
+
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: install demo test check schema format clean
@@ -20,12 +24,13 @@ demo: install
 	$(BIN)/pared demo --out pared-demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SHARED)
+	$(BIN)/python -m pytest $(ALONE)
 
 check: install
 	$(BIN)/ruff check .
 	MYPYPATH=$(VENV) $(BIN)/mypy -p pared
-	$(BIN)/python -m pytest -m "not slow" -q
+	$(BIN)/python -m pytest -m "not slow" -q -n 2
 
 schema: install
 	$(BIN)/python -c "from pared.search.config import schema; print(schema(), end='')" > search/run.schema.json

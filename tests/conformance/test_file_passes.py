@@ -15,6 +15,7 @@ from pared.evaluators.export import export
 from pared.hardware_profiles.load import load
 from pared.spaces.passes import FILE, Scope, _onnx
 
+pytestmark = pytest.mark.slow
 USEFUL = [(kind, name, i) for kind in ("cnn", "transformer") for name in FILE
           if not FILE[name].refused(case(kind)[2])
           for i in range(len(FILE[name].usual(case(kind)[2])))]

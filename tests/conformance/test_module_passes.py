@@ -22,6 +22,7 @@ from pared.spaces.passes.prune import prunable
 from pared.spaces.recipe import Recipe, from_json
 from pared.spaces.survey import survey
 
+pytestmark = pytest.mark.slow
 CASES: dict[str, tuple[type[nn.Module], np.ndarray]] = {
     "convolutions": (Residual, IMAGES), "hand-written": (HandWritten, TOKENS), "encoder": (Stock, TOKENS)}
 NARROWING = ("depth", "prune", "heads", "low_rank")  # all of them make tensors smaller

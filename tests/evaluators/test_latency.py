@@ -23,6 +23,7 @@ def net(depth: int) -> bytes:
     return export(nn.Sequential(*layers).eval(), (IMAGE[0],)).SerializeToString()
 
 
+@pytest.mark.slow
 def test_the_ratio_of_a_file_to_itself_is_one_and_to_one_twice_as_deep_about_half() -> None:
     shallow, deep = net(8), net(16)
     same = latency.compare(deep, deep, IMAGE, SETTINGS, Lane(), latency.THOROUGH)
@@ -62,6 +63,7 @@ def crash(folder: Path, started) -> None:
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_workers_stand_aside_while_a_measurement_has_the_lane(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     started = [context.Event(), context.Event()]
