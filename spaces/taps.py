@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .hooks import hooked
 from .subject import Array
 
 SPATIAL = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
@@ -66,17 +67,13 @@ def listening(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tens
     latest: dict[str, Tensor] = {}
 
     def keep(path: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
             latest[path] = output if output.ndim == 4 else output.transpose(1, 2)[..., None]
 
         return hook
 
-    hooks = [model.get_submodule(path).register_forward_hook(keep(path)) for path in paths]
-    try:
+    with hooked(model, {path: keep(path) for path in paths}):
         yield latest
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _heard(model: nn.Module, inputs: tuple[Array, ...]) -> list[_Heard]:
@@ -86,18 +83,13 @@ def _heard(model: nn.Module, inputs: tuple[Array, ...]) -> list[_Heard]:
     names = {module: path for path, module in model.named_modules()
              if path and MASKS not in path.split(".")}
 
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.is_floating_point() and output.shape[:1] == batch:
             took = tuple(args[0].shape) if args and isinstance(args[0], Tensor) else ()
             heard.append(_Heard(names[module], module, took, tuple(output.shape)))
 
-    hooks = [module.register_forward_hook(hook) for module in names]
-    try:
-        with torch.inference_mode():
-            model.eval()(*(torch.from_numpy(array.copy()) for array in inputs))
-    finally:
-        for handle in hooks:
-            handle.remove()
+    with hooked(model, dict.fromkeys(names.values(), hook)), torch.inference_mode():
+        model.eval()(*(torch.from_numpy(array.copy()) for array in inputs))
     times = Counter(one.path for one in heard)
     return [one for one in heard if times[one.path] == 1]
 

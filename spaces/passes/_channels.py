@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ...errors import GateError
+from ..hooks import hooked
 from ..keep import kept
 from ._base import Array
+from ._modules import outputs
 
 KINDS = (nn.modules.conv._ConvNd, nn.Linear)  # layers whose outputs are narrowed
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
@@ -135,21 +137,17 @@ def dependencies(model: nn.Module, inputs: tuple[Array, ...]) -> Any:
     """
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    opaque = [module for module in model.modules() if isinstance(module, RECURRENT)]
+    opaque = {path: module for path, module in model.named_modules() if isinstance(module, RECURRENT)}
     ends: list[Tensor] = []
 
-    def cut_off(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def cut_off(module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> Any:
         ends.extend(_flat(args[0]))
         return _detached(output)
 
-    hooks = [module.register_forward_hook(cut_off) for module in opaque]
-    try:
+    with hooked(model, dict.fromkeys(opaque, cut_off)):
         return tp.DependencyGraph().build_dependency(
-            model, tensors(inputs), ignored_layers=opaque, verbose=False,
+            model, tensors(inputs), ignored_layers=list(opaque.values()), verbose=False,
             output_transform=lambda out: [each for each in (*_flat(out), *ends) if each.grad_fn is not None])
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def group_of(graph: Any, module: nn.Module, rows: Sequence[int] | None = None) -> Any:
@@ -168,12 +166,6 @@ def makers_of(graph: Any, group: Any) -> Iterator[nn.Module]:
 
 def channels(module: nn.Module) -> int:
     return int(getattr(module, "out_channels", None) or module.out_features)  # type: ignore[arg-type]
-
-
-def outputs(model: nn.Module, inputs: tuple[Array, ...]) -> list[Tensor]:
-    with torch.inference_mode():
-        result = model.eval()(*tensors(inputs))
-    return [result] if isinstance(result, Tensor) else list(result)
 
 
 def tensors(arrays: tuple[Array, ...]) -> tuple[Tensor, ...]:
@@ -233,17 +225,13 @@ def _output_shapes(
     shapes: dict[str, int] = {}
 
     def remember(root: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
             shapes.setdefault(root, output.numel() // (output.shape[0] * roots[root]))
 
         return hook
 
-    hooks = [model.get_submodule(root).register_forward_hook(remember(root)) for root in roots]
-    try:
+    with hooked(model, {root: remember(root) for root in roots}):
         outputs(model, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return shapes
 
 

@@ -22,7 +22,8 @@ from ...hardware_profiles.load import load
 from ...hardware_profiles.prior import beliefs
 from ...hardware_profiles.profile import HardwareProfile
 from ._base import Array
-from ._channels import KINDS, dependencies, group_of, outputs
+from ._channels import KINDS, dependencies, group_of
+from ._modules import outputs
 
 Prices = tuple[tuple[str, *tuple[float, ...]], ...]  # feature, microseconds per unit on each machine
 _MACS = ("winograd", "conv", "pw", "dw", "gconv", "mm", "fc")

@@ -2,8 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import GateError
+from ..hooks import hooked, step_by_step
 from ..subject import Array, Subject
 
 EXAMPLES, BATCH = 256, 64  # calibration examples that a pass looks at
@@ -102,26 +102,3 @@ def check_same(want: list[Tensor], got: list[Tensor], tolerance: float, what: st
         worst = (a - b).abs().max().item()
         if not math.isfinite(worst) or worst > tolerance * max(1e-6, a.abs().max().item()):
             raise GateError(f"{what}: an output differs by {worst:.3g}")
-
-
-@contextmanager
-def hooked(model: nn.Module, hooks: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """With forward hooks (module, args, kwargs, output) on the modules at these paths."""
-    handles = [model.get_submodule(path).register_forward_hook(hook, with_kwargs=True)
-               for path, hook in hooks.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def step_by_step() -> Iterator[None]:
-    """Without the fused kernel of torch's encoder: it calls no submodule and rewrites padded inputs."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

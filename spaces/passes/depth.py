@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...errors import GateError
+from ..hooks import hooked, step_by_step
 from ..keep import kept
 from ..knob import IntRange, Knob, Value
 from ..subject import Array, Subject
 from . import _modules
 from ._base import Materials, ModulePass, Scope
-from ._modules import Call, calls, check_same, count, hooked, outputs, shared
+from ._modules import Call, calls, check_same, count, outputs, shared
 
 TOLERANCE = 1e-4  # of the largest output
 PASSED = 1e-3  # of the largest input: what a norm's epsilon may add
@@ -165,7 +166,7 @@ def _passes(module: nn.Module, call: Call) -> bool:
     if x.shape != call.output.shape or not x.is_floating_point() or not x.any():
         return False
     try:
-        with torch.no_grad(), _modules.step_by_step():
+        with torch.no_grad(), step_by_step():
             output = _at_zero(module)(*call.args, **call.kwargs)
     except Exception:  # user code may divide by a weight, or look one up
         return False

@@ -5,13 +5,9 @@ NNCF (https://github.com/openvinotoolkit/nncf) decides where the pairs QuantizeL
 stand; the signedness of activations is then set here, which changes no result.
 """
 
-import contextlib
-import io
-import logging
 import os
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -22,6 +18,7 @@ from onnx import numpy_helper
 from ...errors import GateError, MissingExtraError
 from ..graph.islands import shielded
 from ..knob import Choice, Knob, Value
+from ..quiet import quiet
 from . import _onnx
 from ._base import Calibration, FilePass, Scope
 from .int8_static import BATCH, TYPES, quantized, slices
@@ -114,7 +111,8 @@ def _quantized(
     step: Int8Nncf, model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], ignored: list[str]
 ) -> onnx.ModelProto:
     """`ignored`: names of nodes that stay in float."""
-    with _quiet():
+    os.environ.setdefault("NNCF_CI", "1")  # else it sends usage statistics
+    with quiet():
         import nncf
         from nncf.quantization import advanced_parameters as advanced
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Ranges
@@ -141,21 +139,6 @@ def _quantized(
             raise GateError(f"NNCF cannot quantize the graph: {reason}") from error
     assert isinstance(result, onnx.ModelProto)
     return result
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """NNCF draws progress bars, logs each step, and sends usage statistics unless it runs in tests."""
-    os.environ.setdefault("NNCF_CI", "1")
-    logger = logging.getLogger("nncf")
-    was, logger.disabled = logger.disabled, True
-    try:
-        with (warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()),
-              contextlib.redirect_stderr(io.StringIO())):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.disabled = was
 
 
 def _restore_(graph: onnx.GraphProto, kept: Mapping[str, onnx.TensorProto]) -> None:
