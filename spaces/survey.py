@@ -9,6 +9,8 @@ from .passes.prune import prunable, stages_of
 from .subject import Array, Subject
 from .taps import MOST, spaced, taps
 
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
 
 def survey(
     model: nn.Module,
@@ -29,4 +31,5 @@ def survey(
                  heads={site.name: site.heads for site in heads.removable(model, inputs, keep)},
                  blocks=depth.ranked(model, inputs, keep, subject),
                  factors=low_rank.factorable(model, inputs, keep),
-                 taps=spaced(taps(model, inputs), MOST))
+                 taps=spaced(taps(model, inputs), MOST),
+                 batch_norm=any(isinstance(part, BATCH_NORM) for part in model.modules()))

@@ -41,6 +41,7 @@ class Scope:
     students: tuple[str, ...] = ()  # other architectures that the user named
     sensitivity: Sensitivity | None = None
     taps: tuple[str, ...] = ()  # modules whose outputs a student can be taught
+    batch_norm: bool = True  # whether a scale of each channel says what it is worth
 
     @property
     def width_step(self) -> int:

@@ -85,7 +85,7 @@ class PrunePass(ModulePass):
                 **{f"ratio.{stage}": ratio for stage in scope.stages},
                 "amount": FloatRange(0.1, 0.9, step=0.05),
                 **({"device": Choice(devices)} if len(devices) > 1 else {}),
-                "criterion": Choice(CRITERIA)}
+                "criterion": Choice(tuple(c for c in CRITERIA if c != "bn_scale" or scope.batch_norm))}
 
     def usual(self, scope: Scope) -> tuple[dict[str, Value], ...]:
         return tuple({"allocation": "stages", **{f"ratio.{stage}": ratio for stage in scope.stages},

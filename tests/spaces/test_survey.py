@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from pared.evaluators.export import export
 from pared.hardware_profiles.load import load
+from pared.spaces.space import build
 from pared.spaces.survey import survey
 
 
@@ -30,3 +31,5 @@ def test_an_encoder_with_padded_inputs_is_exported_and_all_its_parts_are_found()
     scope = survey(model, (tokens,), export(model, (tokens,)), (load("host-cpu"),))
     assert scope.blocks == scope.taps == ("encoder.layers.0", "encoder.layers.1")
     assert len(scope.heads) == 2 and len(scope.factors) == 4 and scope.stages
+    criterion = build(scope, {}).knobs["prune.criterion"]
+    assert "l2" in criterion and "bn_scale" not in criterion  # there is no batch norm to read it from
