@@ -22,6 +22,8 @@ from .rounding import Activations, Weights, on_steps
 from .weighted import WEIGHTED, array, weights
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+# Operators whose outputs are some of their inputs.
+MOVING = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Split", "Slice", "Identity", "MaxPool")
 QUANTIZED = "_quantized"  # what ONNX Runtime's quantizer appends to the name of a weight
 LIMITS = {np.dtype(np.uint8): (0, 255), np.dtype(np.int8): (-128, 127)}
 
@@ -167,7 +169,23 @@ class Trainable(nn.Module):
             if scale.numel() != 1:
                 raise GateError(f"cannot be trained: {node.name} quantizes each channel on its own")
             low, high = LIMITS[zero.numpy().dtype]
-            self.steps[_slashed(node.input[1])] = Activations(float(scale), int(zero), low, high)
+            shared = self._moved_from(node)
+            self.steps[_slashed(node.input[1])] = shared or Activations(float(scale), int(zero), low, high)
+
+    def _moved_from(self, quantize: onnx.NodeProto) -> Activations | None:
+        """The step of the values that this node quantizes again, where they were only moved and it is equal.
+
+        Runtimes drop such a pair; with a step of its own it would have to stay.
+        """
+        makers = {name: node for node in self._nodes for name in node.output}
+        source = makers.get(quantize.input[0])
+        while source is not None and source.op_type in MOVING:
+            source = makers.get(source.input[0])
+        if source is None or source.op_type != DEQUANTIZE or _slashed(source.input[1]) not in self.steps:
+            return None
+        same = all(torch.equal(self._constants[a], self._constants[b])
+                   for a, b in zip(source.input[1:], quantize.input[1:], strict=True))
+        return self.steps[_slashed(source.input[1])] if same else None
 
     def _find_floats(self) -> None:
         """Weights in float, and vectors: biases, norms."""

@@ -5,7 +5,9 @@ import onnx
 import pytest
 import torch
 from helpers import materials
+from structures import TOKENS, HandWritten, Stock, built
 
+import pared
 from pared.errors import GateError
 from pared.evaluators import accuracy
 from pared.evaluators.artifact import check_tuned
@@ -66,6 +68,20 @@ def test_int8_fuses_as_before_and_the_file_predicts_what_was_trained(subject, ex
     assert (trained == stored.argmax(1)).mean() >= 0.995
     check_tuned("qat", after, (images,), qat.outputs(after, (images,)))
     assert hits(after, subject) > hits(exported, subject) - 0.02
+
+
+@pytest.mark.parametrize("kind", [HandWritten, Stock])
+def test_a_transformer_fuses_as_before(kind: type[torch.nn.Module]) -> None:
+    model = built(kind)
+    graph = export(model, (TOKENS[:2],))
+    step = Int8Static("minmax", "uint8", True, "weighted")
+    before = FILE["int8_static"].apply(step, graph, {"input0": TOKENS})
+    session = runtime("onnxruntime").load(graph.SerializeToString(), 1)
+    data = pared.Classification(model, *[(TOKENS, [0] * len(TOKENS))] * 3)
+    taught = Materials(data, 0, Teacher(accuracy.outputs(session, data.split("train"))))
+    after = qat.tune(Qat(2, 3e-3), before, graph, taught)
+    counts = [Counter(node.op_type for node in fused(g.SerializeToString()).nodes) for g in (before, after)]
+    assert counts[0] == counts[1] and counts[0]["QLinearMatMul"]
 
 
 def test_it_is_deterministic_for_a_seed(subject, exported, mine) -> None:
