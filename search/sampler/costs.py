@@ -15,7 +15,7 @@ class Costs:
     """`cost` by rows. A parameter that a candidate does not have is given as the first of its values."""
 
     def __init__(self, cost: Cost, vectors: Vectors, budgets: Mapping[str, float]) -> None:
-        self._cost, self._vectors, self._budgets = cost, vectors, budgets
+        self._cost, self._vectors, self.budgets = cost, vectors, budgets
         self._known: dict[bytes, Rows] = {}
         self.names: tuple[str, ...] = ()
 
@@ -33,7 +33,7 @@ class Costs:
     def legal(self, table: Rows) -> NDArray[np.bool_]:
         """Finite, and within every budget."""
         within = np.asarray(np.isfinite(table).all(axis=1))
-        for name, limit in self._budgets.items():
+        for name, limit in self.budgets.items():
             within &= table[:, self.column(name)] <= limit
         return within
 
@@ -48,7 +48,7 @@ class Costs:
         return values
 
     def _checked(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        missing = sorted(set(self._budgets) - set(names))
+        missing = sorted(set(self.budgets) - set(names))
         if missing or not names:
             raise ValueError(f"budgets on {missing}, but cost gives {sorted(names)}")
         return names

@@ -9,7 +9,7 @@ from .vectors import Rows
 
 SAME = 1e-6  # relative error up to which figures are equal
 TERMS, RIDGE = 600, 0.1  # of the sum that costs are smoothed by
-TINY = 1e-300
+TINY, HUGE, FAR = 1e-300, 1e300, 6.0
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,15 @@ class Scale:
         return Scale(values.mean(0), values.std(0) + SAME, logarithmic)
 
     def values(self, costs: Rows) -> Rows:
-        return np.where(self.logarithmic, np.log(np.maximum(costs, TINY)), costs)
+        return np.where(self.logarithmic, np.log(np.clip(costs, TINY, HUGE)), np.clip(costs, -HUGE, HUGE))
 
     def column(self, j: int, costs: Rows) -> Rows:
         """(n,) values of one cost."""
         return np.log(np.maximum(costs, TINY)) if self.logarithmic[j] else costs
 
     def features(self, costs: Rows) -> Rows:
-        found: Rows = (self.values(costs) - self.mean) / self.spread
+        """Within FAR spreads: a trial that was given to the study may cost anything."""
+        found: Rows = np.clip((self.values(costs) - self.mean) / self.spread, -FAR, FAR)
         return found
 
 

@@ -8,16 +8,15 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
-from . import activity, gain, pool
-from .activity import Active, Activity
+from . import activity, gain
+from .activity import Active
 from .beliefs import Beliefs
+from .candidates import Candidates
 from .costs import Cost, Costs
 from .history import History, read
-from .vectors import Levels, Params, Rows, Vectors
+from .vectors import Params, Rows, Vectors
 
 START = 8  # trials spread over the range of costs before a surrogate is asked
-WIDE, NEAR = 2000, 1000  # candidates from anywhere, and near the front
-DRAWS = 8  # how many times as many are drawn where few are allowed
 WORK = 240_000  # candidates x trials that a proposal may compare
 BOLD, EVERY, LATE = 3.0, 3, 30  # one proposal in EVERY after LATE trials doubts its surrogate BOLD times more
 GOLDEN = 0.6180339887  # its multiples spread evenly over the unit interval
@@ -59,13 +58,11 @@ class FrontSampler(optuna.samplers.BaseSampler):
         self._vectors = Vectors(self._space)
         self._budgets = dict(budgets or {})
         self._costs = Costs(cost, self._vectors, self._budgets)
-        self._told = activity.told(active, self._vectors) if active else None
-        self._asked: Activity | None = None
+        self._active = activity.told(active, self._vectors) if active else None
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self._proposed: dict[int, Params] = {}
         self._rows: dict[int, Rows] = {}
-        self._wide: tuple[Rows, Rows] | None = None
-        self._draws = 1
+        self._candidates: Candidates | None = None
         self._beliefs: Beliefs | None = None
 
     def infer_relative_search_space(
@@ -99,7 +96,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
 
     def _propose(self, history: History, number: int) -> Rows:
         dice = np.random.default_rng([self._seed, number])
-        rows, costs = self._candidates(history, dice)
+        rows, costs = self._renewed(history).of(history, dice)
         if history.told.sum() < min(START, 3) or len(history.rows) < START:
             return self._spread(rows, costs, len(history.rows), dice)
         most = WORK // len(history.rows)
@@ -109,57 +106,13 @@ class FrontSampler(optuna.samplers.BaseSampler):
         best: Rows = rows[int(np.argmax(self._gains(history, rows, costs, bold, anywhere)))]
         return best
 
-    def _candidates(self, history: History, dice: np.random.Generator) -> tuple[Rows, Rows]:
-        """Allowed and not tried: those near the front first."""
-        asked = self._told or activity.learned(self._vectors.levels(history.tried))
-        if self._wide is None or asked != self._asked:
-            self._asked, self._wide = asked, self._sample(asked)
-            self._beliefs = Beliefs.over(self._vectors, *self._wide)
-        tried = set(self._vectors.keys(history.tried))
-        found = [self._allowed(self._distinct(asked(self._near(history, dice)), tried)), self._unseen(tried)]
-        rows, costs = (np.vstack(part) for part in zip(*found, strict=True))
-        if not len(rows):
-            raise ValueError("no candidate that is new was found within the budgets")
-        return rows, costs
-
-    def _sample(self, asked: Activity) -> tuple[Rows, Rows]:
-        """Candidates that are allowed, from WIDE or, where few are, up to DRAWS times as many."""
-        dice, found = np.random.default_rng(self._seed), np.zeros((0, len(self._vectors.names)))
-        for self._draws in range(1, DRAWS + 1):
-            levels = asked(pool.anywhere(self._vectors.sizes, WIDE, dice))
-            new = self._distinct(levels, set(self._vectors.keys(found)))
-            found = np.vstack([found, self._allowed(new)[0]])
-            if len(found) >= WIDE / 2 or np.prod(self._vectors.sizes.astype(float)) <= pool.WHOLE:
-                break
-        if not len(found):
-            raise ValueError(f"no candidate within the budgets {self._budgets} in {self._draws * WIDE} drawn")
-        return found, self._costs.of(found)
-
-    def _near(self, history: History, dice: np.random.Generator) -> Levels:
-        front = history.rows[history.front]
-        if not len(front):
-            return np.zeros((0, len(self._vectors.sizes)), np.int64)
-        return pool.nearby(self._vectors.sizes, self._vectors.levels(front), NEAR * self._draws, dice)
-
-    def _distinct(self, levels: Levels, tried: set[bytes]) -> Rows:
-        rows, new = self._vectors.rows(levels), []
-        taken = set(tried)
-        for i, key in enumerate(self._vectors.keys(rows)):
-            if key not in taken:
-                taken.add(key)
-                new.append(i)
-        return rows[new]
-
-    def _unseen(self, tried: set[bytes]) -> tuple[Rows, Rows]:
-        assert self._wide is not None
-        rows, costs = self._wide
-        new = np.array([key not in tried for key in self._vectors.keys(rows)], bool)
-        return rows[new], costs[new]
-
-    def _allowed(self, rows: Rows) -> tuple[Rows, Rows]:
-        costs = self._costs.of(rows)
-        legal = self._costs.legal(costs) if len(rows) else np.zeros(0, bool)
-        return rows[legal], costs[legal]
+    def _renewed(self, history: History) -> Candidates:
+        """Drawn anew when it turns out which parameters trials ask for."""
+        asked = self._active or activity.learned(self._vectors.levels(history.tried))
+        if self._candidates is None or asked != self._candidates.asked:
+            self._candidates = Candidates(self._vectors, self._costs, asked, self._seed)
+            self._beliefs = Beliefs.over(self._vectors, *self._candidates.anywhere)
+        return self._candidates
 
     def _spread(self, rows: Rows, costs: Rows, count: int, dice: np.random.Generator) -> Rows:
         """From one of START equal parts of a known cost's range; often the one that computes most there."""

@@ -7,9 +7,13 @@ from .vectors import Levels
 WHOLE = 4096  # spaces of up to so many points are looked at whole
 
 
+def is_small(sizes: Levels) -> bool:
+    return bool(np.prod(sizes.astype(float)) <= WHOLE)
+
+
 def anywhere(sizes: Levels, count: int, dice: np.random.Generator) -> Levels:
     """(m, d): every point of a small space, else `count` drawn evenly."""
-    if np.prod(sizes.astype(float)) <= WHOLE:
+    if is_small(sizes):
         axes = np.meshgrid(*map(np.arange, sizes), indexing="ij")
         return np.stack([axis.ravel() for axis in axes], axis=1)
     return dice.integers(0, sizes, (count, len(sizes)))

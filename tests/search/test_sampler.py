@@ -106,8 +106,10 @@ def test_a_candidate_that_is_not_allowed_is_never_proposed() -> None:
     def picky(params: Params) -> dict[str, float]:
         return {"latency": np.inf if params["bits"] == "int4" else latency(params)}
 
-    tried = run(study(FrontSampler(MIXED, FRONT, picky, seed=0)), 25, both)
-    assert not any(p["bits"] == "int4" for p in tried)
+    of = study(FrontSampler(MIXED, FRONT, picky, seed=0))
+    of.enqueue_trial({"bits": "int4", "width": 32, "rate": 1e-3, "teacher": True})  # as the user likes
+    tried = run(of, 25, both)
+    assert [p["bits"] for p in tried].count("int4") == 1
 
 
 def test_the_start_is_spread_over_the_range_of_costs() -> None:
