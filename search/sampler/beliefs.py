@@ -44,8 +44,13 @@ class Beliefs:
         return Inputs(np.hstack([points, features / 3]), owners, np.hstack([varied, features]))
 
     def unknown(self, i: int, history: History, losses: Rows, known: Inputs, at: Inputs) -> Belief:
-        """Of loss i, of the candidates `at`; `losses` (n,) as told of those `known`."""
+        """Of loss i, of the candidates `at`; `losses` (n,) as told of those `known`.
+
+        Of losses that are all positive, such as seconds and bytes, it is the logarithm.
+        """
         told = history.told
+        if (losses[told] > 0).all():
+            losses = np.log(losses)
         best, median = losses[told].min(), np.median(losses[told])
         cut = np.minimum(losses, median + WORST * (median - best) + SAME)
         return self._guess(i, cut, history, known, at)

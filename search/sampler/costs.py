@@ -17,7 +17,7 @@ class Costs:
     def __init__(self, cost: Cost, vectors: Vectors, budgets: Mapping[str, float]) -> None:
         self._cost, self._vectors, self.budgets = cost, vectors, budgets
         self._known: dict[bytes, Rows] = {}
-        self.names: tuple[str, ...] = ()
+        self._names: tuple[str, ...] | None = None
 
     def of(self, rows: Rows) -> Rows:
         """(n, names). Raises ValueError: names that change, a budget without its cost, a nan."""
@@ -26,6 +26,11 @@ class Costs:
                 self._known[key] = self._ask(row)
         found = [self._known[key] for key in self._vectors.keys(rows)]
         return np.array(found, float).reshape(len(rows), len(self.names))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Known after the first question; none where nothing is known beforehand."""
+        return self._names or ()
 
     def column(self, name: str) -> int:
         return self.names.index(name)
@@ -39,7 +44,8 @@ class Costs:
 
     def _ask(self, row: Rows) -> Rows:
         found = self._cost(self._vectors.decode(np.where(row == ABSENT, 0.0, row)))
-        self.names = self.names or self._checked(tuple(found))
+        if self._names is None:
+            self._names = self._checked(tuple(found))
         if set(found) != set(self.names):
             raise ValueError(f"cost gave {sorted(found)}, before it gave {sorted(self.names)}")
         values = np.array([found[name] for name in self.names], float)
@@ -49,6 +55,6 @@ class Costs:
 
     def _checked(self, names: tuple[str, ...]) -> tuple[str, ...]:
         missing = sorted(set(self.budgets) - set(names))
-        if missing or not names:
+        if missing:
             raise ValueError(f"budgets on {missing}, but cost gives {sorted(names)}")
         return names

@@ -118,6 +118,9 @@ class FrontSampler(optuna.samplers.BaseSampler):
         """From one of START equal parts of a known cost's range; often the one that computes most there."""
         assert self._beliefs is not None
         features = self._beliefs.scale.features(costs)
+        if not self._costs.names:
+            anyone: Rows = dice.choice(rows)
+            return anyone
         known = [self._costs.column(name) for name in self._objectives if name in self._costs.names]
         spread = features[:, known[count % len(known)] if known else 0]
         low, high = spread.min(), spread.max()

@@ -54,21 +54,26 @@ def read(
     trials: Iterable[FrozenTrial], vectors: Vectors, objectives: Mapping[str, str],
     proposed: Mapping[int, Params], rows: dict[int, Rows],
 ) -> History:
-    """A failed trial counts as the worst that was told; one that was pruned only as tried.
+    """A failed trial, and a pruned one that broke a constraint, count as the worst that was told.
 
-    `rows` keeps those of finished trials from call to call.
+    One that was pruned for another reason counts only as tried. `rows` keeps those of finished trials from
+    call to call.
     """
     signs = np.array([-1.0 if direction == "maximize" else 1.0 for direction in objectives.values()])
     seen = [(trial, row) for trial in trials if (row := _row(trial, vectors, proposed, rows)) is not None]
-    kept = [(trial, row) for trial, row in seen if trial.state != TrialState.PRUNED]
+    kept = [(trial, row) for trial, row in seen if trial.state != TrialState.PRUNED or _broken(trial)]
     losses = np.array([_losses(trial, signs) for trial, _ in kept]).reshape(len(kept), len(signs))
     told = losses[np.isfinite(losses).all(axis=1)]
-    failed = np.array([trial.state == TrialState.FAIL for trial, _ in kept], bool)
+    failed = np.array([trial.state in (TrialState.FAIL, TrialState.PRUNED) for trial, _ in kept], bool)
     losses[failed] = told.max(axis=0) if len(told) else np.nan
     useful = ~(failed & np.isnan(losses).any(axis=1))
     noise = np.array([_noise(trial, objectives) for trial, _ in kept]).reshape(losses.shape)
     useful_rows = vectors.stack([row for _, row in kept])[useful]
     return History(useful_rows, losses[useful], noise[useful], vectors.stack([row for _, row in seen]))
+
+
+def _broken(trial: FrozenTrial) -> bool:
+    return any(value > 0 for value in trial.constraints.values())
 
 
 def _losses(trial: FrozenTrial, signs: Rows) -> Rows:
