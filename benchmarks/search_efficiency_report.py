@@ -59,12 +59,18 @@ def evaluations(ours: dict[str, list[np.ndarray]], theirs: dict[str, list[np.nda
     found = {}
     for table in ours:
         mine, other = np.mean(ours[table], axis=0), np.mean(theirs[table], axis=0)
-        found[table] = {"to_reach_tpe_at_100": int(np.argmax(mine >= other[99]) + 1),
+        found[table] = {"to_reach_tpe_at_100": reaching(mine, other[99]),
                         "ahead_at_100": bool(mine[99] >= other[99]), "ahead_at_200": bool(mine[199] >= other[199]),
-                        f"to_reach_{ENOUGH:.0%}": int(np.argmax(mine >= ENOUGH) + 1),
-                        f"tpe_to_reach_{ENOUGH:.0%}": int(np.argmax(other >= ENOUGH) + 1) or "over 200"}
+                        f"to_reach_{ENOUGH:.0%}": reaching(mine, ENOUGH),
+                        f"tpe_to_reach_{ENOUGH:.0%}": reaching(other, ENOUGH)}
     needed = [each["to_reach_tpe_at_100"] for each in found.values()]
     return {"mean": float(np.mean(needed)), "worst": max(needed), "by_table": found}
+
+
+def reaching(values: np.ndarray, target: float) -> int | None:
+    """After how many evaluations; None where they were not enough."""
+    there = np.flatnonzero(values >= target)
+    return int(there[0]) + 1 if len(there) else None
 
 
 def regrets(rows: Rows, tables: dict[str, Table]) -> dict[str, Any]:
@@ -110,7 +116,7 @@ def picture(figure: go.Figure, path: Path) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "figure.html"
-        page.write_text(figure.to_html(include_plotlyjs=True, default_width="1100px", default_height="640px"))
+        page.write_text(figure.to_html(include_plotlyjs=True, config={"staticPlot": True}))
         subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-                        f"--user-data-dir={folder}/profile", "--window-size=1120,670", "--virtual-time-budget=4000",
+                        f"--user-data-dir={folder}/profile", "--window-size=1130,690", "--virtual-time-budget=4000",
                         f"--screenshot={path}", page.as_uri()], check=True, capture_output=True)

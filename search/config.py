@@ -88,6 +88,7 @@ class SearchSettings(_Strict):
     timeout: Duration | None = Field(None, description="no new candidate after this: 90s, 10m, 1.5h")
     trial_timeout: Duration = Field(1800.0, description="a candidate that runs longer is stopped")
     seed: int = Field(0, ge=0)
+    sampler: Literal["tpe", "front"] = Field("tpe", description="who proposes: Optuna's TPE or FrontSampler")
     max_attempts: int = Field(3, ge=1, description="runs of one candidate whose worker or node dies")
 
 

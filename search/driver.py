@@ -21,7 +21,8 @@ from ..spaces.space import Space, Values
 from . import study as book
 from .config import RunConfig
 from .records import Job, Outcome
-from .suggest import suggest
+from .sampler import Exhausted
+from .suggest import sampler, suggest
 from .trial import Bench, final_score, run
 from .workers import Crew, Fault, Kind
 
@@ -62,6 +63,9 @@ class Driver:
 
     def loop(self) -> None:
         """Until the trials are used up, the time is over, or nothing new is left to propose."""
+        if self.config.search.sampler == "front":
+            objectives = dict(book.objectives(self.config))
+            self.study.sampler = sampler(self.space, objectives, self.config.search.seed)
         self._remember()
         shared = self.crew.share(self.bench)
         while self._fill(shared) or self.out:
@@ -149,7 +153,11 @@ class Driver:
         """The next recipe that is new; None when the space seems exhausted."""
         for _ in range(REASKS):
             trial = self.study.ask()
-            recipe = self.space.decode(suggest(trial, self.space))
+            try:
+                recipe = self.space.decode(suggest(trial, self.space))
+            except Exhausted:
+                book.put_aside(self.study, trial, trial.number)
+                break
             if recipe.digest not in self.seen:
                 self._write_ahead(trial, recipe)
                 return Flight(trial, recipe, attempt=0)

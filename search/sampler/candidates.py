@@ -16,6 +16,10 @@ DRAWS = 8  # how many times as many are drawn where few are allowed
 Table = tuple[Rows, Rows]  # candidates (n, d) and their costs (n, names)
 
 
+class Exhausted(ValueError):
+    """No candidate is left that is new and within the budgets."""
+
+
 class Candidates:
     """`asked` says which parameters a trial asks for; with the same seed, the same candidates."""
 
@@ -24,19 +28,19 @@ class Candidates:
         self._draws = 1
 
     def of(self, history: History, dice: np.random.Generator) -> Table:
-        """Those near the front first. Raises ValueError when there is none left."""
+        """Those near the front first. Raises Exhausted."""
         tried = set(self.vectors.keys(history.tried))
         rows, costs = self.anywhere
         new = np.array([key not in tried for key in self.vectors.keys(rows)], bool)
         near = self._allowed(self._distinct(self.asked(self._near(history, dice)), tried))
         found = np.vstack([near[0], rows[new]]), np.vstack([near[1], costs[new]])
         if not len(found[0]):
-            raise ValueError("no candidate that is new was found within the budgets")
+            raise Exhausted("no candidate that is new was found within the budgets")
         return found
 
     @cached_property
     def anywhere(self) -> Table:
-        """From WIDE draws, or up to DRAWS times as many where few are allowed. Raises ValueError: none is."""
+        """From WIDE draws, or up to DRAWS times as many where few are allowed. Raises Exhausted."""
         dice, found = np.random.default_rng(self.seed), np.zeros((0, len(self.vectors.names)))
         for self._draws in range(1, DRAWS + 1):
             levels = self.asked(pool.anywhere(self.vectors.sizes, WIDE, dice))
@@ -46,7 +50,7 @@ class Candidates:
                 break
         if not len(found):
             limits = self.costs.budgets
-            raise ValueError(f"no candidate within the budgets {limits} in {self._draws * WIDE} drawn")
+            raise Exhausted(f"no candidate within the budgets {limits} in {self._draws * WIDE} drawn")
         return found, self.costs.of(found)
 
     def _near(self, history: History, dice: np.random.Generator) -> Levels:

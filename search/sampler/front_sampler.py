@@ -38,8 +38,8 @@ class FrontSampler(optuna.samplers.BaseSampler):
     active: a parameter set -> the names that a trial with it asks for; learned from the trials if not given.
     seed: with the same seed and the same trials, the same proposals.
 
-    Raises ValueError: an objective without a direction, a budget on what `cost` does not give, no
-    candidate within the budgets.
+    Raises ValueError: an objective without a direction, a budget on what `cost` does not give; Exhausted when
+    no candidate within the budgets is left.
     """
 
     def __init__(

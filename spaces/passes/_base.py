@@ -50,6 +50,18 @@ class Scope:
     def share(self, *operators: str) -> float:
         return sum(self.operators.get(name, 0.0) for name in operators)
 
+    def gain(self, ability: Ability, work: float) -> float:
+        """`work` where some machine turns the ability into speed, else 1."""
+        return work if any(profile.uses(ability) for profile in self.profiles) else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Shares, 0-1, of the work and of the bytes of a model that a step leaves: rough, never shown."""
+
+    work: float = 1.0
+    bytes: float = 1.0
+
 
 class Pass(Protocol):
     """What every pass has."""
@@ -79,6 +91,10 @@ class Pass(Protocol):
     def needs(self, step: Any) -> Ability | None:
         """What a machine must exploit for this very step to be speed."""
         return self.ability
+
+    def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
+        """What these knobs are expected to leave; helps to choose what to try next."""
+        return Left()
 
 
 class ModulePass(Pass, Protocol):
@@ -118,6 +134,6 @@ class TuningPass(Pass, Protocol):
 
 
 __all__ = [
-    "Array", "Calibration", "FilePass", "Materials", "ModulePass", "Pass", "Scope", "Split", "Step",
+    "Array", "Calibration", "FilePass", "Left", "Materials", "ModulePass", "Pass", "Scope", "Split", "Step",
     "TrainingPass", "TuningPass",
 ]

@@ -16,7 +16,7 @@ from ..graph.grid import Floats, Grid, Layout, layouts, rounded
 from ..graph.packing import pack_, packed
 from ..knob import Choice, Knob, Value
 from . import _onnx
-from ._base import Calibration, FilePass, Scope
+from ._base import Calibration, FilePass, Left, Scope
 from .weight_only import SMALLEST, check_grids
 
 LEVELS = {"binary": 2, "ternary": 3}
@@ -55,6 +55,9 @@ class BinaryPass(FilePass):
 
     def decode(self, values: Mapping[str, Value], scope: Scope) -> Binary:
         return Binary(str(values["values"]))
+
+    def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
+        return Left(1.0, (1.0 if values["values"] == "binary" else 1.6) / 32)
 
     def apply(
         self, step: Binary, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()

@@ -25,7 +25,7 @@ from ..keep import kept
 from ..knob import IntRange, Knob, Value
 from ..subject import Array, Subject
 from . import _modules
-from ._base import Materials, ModulePass, Scope
+from ._base import Left, Materials, ModulePass, Scope
 from ._modules import Call, calls, check_same, count, outputs, shared
 
 TOLERANCE = 1e-4  # of the largest output
@@ -77,6 +77,10 @@ class DepthPass(ModulePass):
     def decode(self, values: Mapping[str, Value], scope: Scope) -> Depth | None:
         blocks = scope.blocks[: int(values.get("blocks", 1))]
         return Depth(blocks) if blocks else None
+
+    def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
+        share = 1 - int(values["blocks"]) / (1 + len(scope.blocks))
+        return Left(share, share)
 
     def apply(self, step: Depth, model: nn.Module, materials: Materials) -> nn.Module:
         """A copy without these blocks. Raises GateError: no such block, a kept one, or others went."""

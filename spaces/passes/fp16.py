@@ -10,7 +10,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from ...errors import GateError
 from ..knob import Knob, Value
 from . import _onnx
-from ._base import Calibration, FilePass, Scope
+from ._base import Calibration, FilePass, Left, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,9 @@ class Fp16Pass(FilePass):
 
     def decode(self, values: Mapping[str, Value], scope: Scope) -> Fp16:
         return Fp16()
+
+    def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
+        return Left(scope.gain("fp16", 0.6), 0.5)
 
     def apply(
         self, step: Fp16, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()

@@ -18,7 +18,7 @@ from ..keep import kept
 from ..knob import FloatRange, Knob, Value
 from ..subject import Array, Subject
 from ._attention import TOLERANCE, opened
-from ._base import Materials, ModulePass, Scope
+from ._base import Left, Materials, ModulePass, Scope
 from ._modules import calls, check_same, count, linear, moments, outputs, shared
 
 
@@ -90,6 +90,10 @@ class HeadsPass(ModulePass):
     def decode(self, values: Mapping[str, Value], scope: Scope) -> Heads | None:
         ratio = float(values.get("ratio", 0.5))
         return Heads(ratio) if round(ratio * sum(scope.heads.values())) else None
+
+    def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
+        share = 1 - float(values["ratio"]) / 3  # attention is about a third of an encoder
+        return Left(share, share)
 
     def apply(self, step: Heads, model: nn.Module, materials: Materials) -> nn.Module:
         """A copy with fewer heads. Raises GateError: nothing left, or other heads than those it was to be."""

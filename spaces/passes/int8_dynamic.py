@@ -9,7 +9,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from ...errors import GateError
 from ..knob import Choice, Knob, Value
 from . import _onnx
-from ._base import Calibration, FilePass, Scope
+from ._base import Calibration, FilePass, Left, Scope
 
 # Dynamic convolutions run 5 to 15 times slower than float ones, so they are left alone.
 OPERATORS = ["MatMul", "Gemm"]
@@ -47,6 +47,9 @@ class Int8DynamicPass(FilePass):
 
     def decode(self, values: Mapping[str, Value], scope: Scope) -> Int8Dynamic:
         return Int8Dynamic(bool(values["per_channel"]))
+
+    def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
+        return Left(scope.gain("int8", 0.4), 0.25)
 
     def apply(
         self, step: Int8Dynamic, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()

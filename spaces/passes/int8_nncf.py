@@ -20,7 +20,7 @@ from ..graph.islands import shielded
 from ..knob import Choice, Knob, Value
 from ..quiet import quiet
 from . import _onnx
-from ._base import Calibration, FilePass, Scope
+from ._base import Calibration, FilePass, Left, Scope
 from .int8_static import BATCH, TYPES, quantized, slices
 
 INSTALL = "pip install 'pared[ptq]'"
@@ -76,6 +76,9 @@ class Int8NncfPass(FilePass):
     def decode(self, values: Mapping[str, Value], scope: Scope) -> Int8Nncf:
         return Int8Nncf(str(values["preset"]), str(values["activations"]), str(values["ranges"]),
                         bool(values["bias_correction"]), bool(values.get("smooth", False)))
+
+    def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
+        return Left(scope.gain("int8", 0.4), 0.25)
 
     def apply(
         self, step: Int8Nncf, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()

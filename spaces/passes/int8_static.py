@@ -24,7 +24,7 @@ from ...errors import GateError
 from ..graph.islands import shielded
 from ..knob import Choice, Knob, Value
 from . import _onnx, _ranges
-from ._base import Calibration, FilePass, Scope
+from ._base import Calibration, FilePass, Left, Scope
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -84,6 +84,9 @@ class Int8StaticPass(FilePass):
     def decode(self, values: Mapping[str, Value], scope: Scope) -> Int8Static:
         return Int8Static(str(values["calibration"]), str(values["activations"]),
                           bool(values["per_channel"]), str(values["operators"]))
+
+    def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
+        return Left(scope.gain("int8", 0.4), 0.25)
 
     def apply(
         self, step: Int8Static, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()

@@ -17,7 +17,7 @@ from ...errors import GateError
 from ..keep import kept
 from ..knob import FloatRange, Knob, Value
 from ..subject import Array
-from ._base import Materials, ModulePass, Scope
+from ._base import Left, Materials, ModulePass, Scope
 from ._modules import calls, check_same, count, moments, outputs, shared
 
 LEAST_RANK = 16  # a layer that breaks even below it is left alone: two thin kernels cost more than one
@@ -84,6 +84,10 @@ class LowRankPass(ModulePass):
 
     def decode(self, values: Mapping[str, Value], scope: Scope) -> LowRank:
         return LowRank(float(values.get("rank", 0.5)), scope.width_step)
+
+    def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
+        share = float(values.get("rank", 0.5))
+        return Left(share, share)
 
     def apply(self, step: LowRank, model: nn.Module, materials: Materials) -> nn.Module:
         """A copy of factored layers. Raises GateError: nothing to factor, or not the best of that rank."""

@@ -21,7 +21,7 @@ from ..graph.packing import packed
 from ..knob import FloatRange, Knob, Value
 from ..sensitivity import BITS, Layer
 from . import _onnx
-from ._base import Calibration, FilePass, Scope
+from ._base import Calibration, FilePass, Left, Scope
 from .weight_only import SMALLEST, WeightOnlyPass, check_grids, large, quantized, written
 
 UNIFORM = WeightOnlyPass()
@@ -77,6 +77,9 @@ class MixedPass(FilePass):
                  for name, layer in _layers(scope).items()}
         return Mixed(_chosen(scope, sizes, average), uniform.block, uniform.symmetric,
                      uniform.method, uniform.conv_block)
+
+    def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
+        return Left(1.0, float(values["average_bits"]) / 32)
 
     def apply(
         self, step: Mixed, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()

@@ -18,7 +18,7 @@ from ...hardware_profiles.profile import HardwareProfile
 from .._milp import cheapest
 from ..knob import Choice, FloatRange, Knob, Value
 from . import _onnx
-from ._base import Calibration, FilePass, Scope
+from ._base import Calibration, FilePass, Left, Scope
 from ._int8_cost import Prices, cost_us, prices
 from .int8_static import TYPES, Int8Static, Int8StaticPass
 
@@ -84,6 +84,10 @@ class MixedInt8Pass(FilePass):
         others = tuple(sorted(rises.keys() - set(floats)))
         return MixedInt8(tuple(floats), others, share, str(values["activations"]),
                          str(UNIFORM.usual(scope)[0]["operators"]), machine.kind, charged)
+
+    def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
+        float_share = float(values["float_share"])
+        return Left(scope.gain("int8", 0.4 + 0.6 * float_share), 0.25 + 0.75 * float_share)
 
     def apply(
         self, step: MixedInt8, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()

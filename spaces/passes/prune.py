@@ -16,7 +16,7 @@ from ...errors import GateError
 from ..knob import Choice, FloatRange, Knob, Value
 from . import _allocation, _cost
 from ._allocation import Plan, narrowed
-from ._base import Array, Materials, ModulePass, Scope
+from ._base import Array, Left, Materials, ModulePass, Scope
 from ._channels import (
     Group,
     check_equivalent,
@@ -98,6 +98,13 @@ class PrunePass(ModulePass):
             return Prune(ratios, criterion, scope.width_step) if any(ratios) else None
         step = Prune((), criterion, scope.width_step, allocation, float(values["amount"]))
         return _with_grounds(step, values, scope)
+
+    def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
+        stages = [1 - float(values.get(f"ratio.{stage}", 0.0)) for stage in scope.stages]
+        amount = 1 - float(values.get("amount", 0.0))
+        squares = {"stages": sum(kept**2 for kept in stages) / len(stages), "uniform": amount**2}
+        share = squares.get(str(values.get("allocation", "stages")), amount)
+        return Left(share, share)
 
     def apply(self, step: Prune, model: nn.Module, materials: Materials) -> nn.Module:
         """A narrower copy. Raises GateError: nothing left, too much left, or the wrong weights."""

@@ -18,7 +18,7 @@ from ...errors import GateError
 from ...hardware_profiles.profile import Ability
 from ..keep import kept
 from ..knob import Choice, FloatRange, Knob, Value
-from ._base import Materials, ModulePass, Scope
+from ._base import Left, Materials, ModulePass, Scope
 
 ABILITIES: dict[str, Ability] = {"unstructured": "sparsity_unstructured", "2:4": "sparsity_2_4"}
 SMALLEST = 1024  # weights; below this the unpacking of the zeros outweighs them
@@ -67,6 +67,9 @@ class SparsifyPass(ModulePass):
 
     def needs(self, step: Sparsify) -> Ability | None:
         return ABILITIES[step.pattern]
+
+    def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
+        return Left(1.0, 1 - float(values.get("amount", 0.5)) + 1 / 32)
 
     def apply(self, step: Sparsify, model: nn.Module, materials: Materials) -> nn.Module:
         """A copy with all its zeros. Raises GateError: nothing to set to zero, or the wrong weights."""

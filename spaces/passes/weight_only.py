@@ -19,7 +19,7 @@ from ..graph.grid import Grid, grid, layouts
 from ..graph.packing import pack_, packed
 from ..knob import Choice, IntRange, Knob, Value
 from . import _onnx
-from ._base import Calibration, FilePass, Scope
+from ._base import Calibration, FilePass, Left, Scope
 
 SMALLEST = 256  # weights; below this the scales outweigh what is saved
 LEAST = 0.5  # cosine to the weight before: few levels without training leave that much
@@ -82,6 +82,9 @@ class WeightOnlyPass(FilePass):
 
     def needs(self, step: WeightOnly) -> Ability | None:
         return "int4_weights" if step.bits == 4 else "low_bit_weights"
+
+    def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
+        return Left(1.0, int(values["bits"]) / 32)
 
     def apply(
         self, step: WeightOnly, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()

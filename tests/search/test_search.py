@@ -15,6 +15,7 @@ from helpers import TINY, write_run_file
 import pared
 from pared.errors import BudgetError, ConfigError, RunError
 from pared.search.front import non_dominated
+from pared.spaces.passes import PASSES
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -254,6 +255,17 @@ def test_a_budget_that_nothing_meets_says_the_nearest_and_keeps_the_run(
     assert result.returncode == 2 and "nothing meets the budget" in result.stderr, result.stderr
     assert "x over" in result.stderr
     assert pared.open_run(tmp_path / "run").counts().trained == 0
+
+
+def test_a_search_by_front_sampler_scores_new_recipes_until_its_trials_are_used_up(tmp_path: Path, pared_cli) -> None:
+    space = {name: False for name in PASSES if name not in ("prune", "recover", "int8_static", "student")}
+    run_file = write_run_file(tmp_path, space=space, search={"trials": 12, "sampler": "front"})
+    result = pared_cli("search", run_file, "--out", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    run = pared.open_run(tmp_path / "run")
+    own = [t for t in run.trials if not t.user_attrs.get("origin") and t.user_attrs.get("recipe")]
+    assert run.counts().asked == 12 and len(own) >= 2
+    assert len({t.user_attrs["digest"] for t in run.trials if "repeat_of" not in t.user_attrs}) == 12
 
 
 def test_what_the_users_code_does_wrong_fails_the_trial_and_the_search_goes_on(
