@@ -116,7 +116,8 @@ def picture(figure: go.Figure, path: Path) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "figure.html"
-        page.write_text(figure.to_html(include_plotlyjs=True, config={"staticPlot": True}))
+        html = figure.to_html(include_plotlyjs=True, config={"staticPlot": True})
+        page.write_text(html.replace("<body>", "<body style=\"overflow: hidden\">"))
         subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
                         f"--user-data-dir={folder}/profile", "--window-size=1130,690", "--virtual-time-budget=4000",
                         f"--screenshot={path}", page.as_uri()], check=True, capture_output=True)
