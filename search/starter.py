@@ -63,9 +63,9 @@ def demo(trials: int) -> tuple[RunConfig, Path]:
         raise RunError(f"the demo's model and data are not in {DEMO}; run the demo from a clone of "
                        "the repository")
     fields = {"model": "./subject.py:subject", "max_accuracy_drop": 0.01,
-              "space": {"prune": {"ratio": [0.3, 0.8]}, "recover": {"epochs": [1, 2]}, "qat": {"epochs": 1},
-                        "sparsify": False, "binary": False},  # these need longer than a demo may take
-              "search": {"trials": trials, "timeout": "330s"}}
+              "space": {"prune": {"ratio": [0.3, 0.8]}, "recover": {"epochs": [1, 2]},
+                        "qat": False, "sparsify": False, "binary": False},  # longer than a demo may take
+              "search": {"trials": trials, "timeout": "280s"}}
     return build(fields, {}, "demo"), DEMO
 
 
