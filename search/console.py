@@ -17,6 +17,7 @@ from .candidate import Candidate
 from .driver import Driver
 from .labels import between, label, speed
 from .run import Run
+from .status import left_s
 from .verify import Check
 
 QUIET_S = 10.0  # without a terminal, one line at most this often
@@ -36,8 +37,9 @@ def line(driver: Driver, run: Run) -> str:
     """done / refused / failed / running, best so far, rate, time left, size of the front."""
     counts = run.counts()
     ended, target = counts.complete + counts.refused + counts.failed, driver.config.search.trials
-    rate = ended / max(1.0, time.time() - driver.started)
-    left = _clock((target - ended) / rate) if ended else "?"
+    elapsed = max(1.0, time.time() - driver.started)
+    rate = ended / elapsed
+    left = _clock(left_s(target - ended, rate, driver.config.search.timeout, elapsed)) if ended else "?"
     doing = ", ".join(sorted(note.doing for key, note in driver.crew.notes().items() if key in driver.out))
     return (f"[bold]{ended}/{target}[/] trials: {counts.complete} done, {counts.refused} refused, "
             f"{counts.failed} failed, {len(driver.out)} running ({doing or 'final scoring'}); "

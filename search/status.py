@@ -52,6 +52,12 @@ def busy_share(driver: Driver) -> float:
     return max(0.0, 1 - driver.waited_s / elapsed)
 
 
+def left_s(trials: int, rate: float, timeout: float | None, elapsed: float) -> float:
+    """Seconds until the trials are used up at `rate` a second, or until no new one may start."""
+    by_trials = max(0, trials) / rate
+    return by_trials if timeout is None else min(by_trials, max(0.0, timeout - elapsed))
+
+
 def status(path: str | Path) -> dict[str, Any]:
     """Counts by state, running trials with age and node, trials an hour, ETA; plain JSON.
 
@@ -66,12 +72,13 @@ def status(path: str | Path) -> dict[str, Any]:
         live = {}
     ended = counts.complete + counts.refused + counts.failed
     rate = _per_hour(run)
-    left = max(0, run.config.search.trials - ended)
+    search, elapsed = run.config.search, time.time() - live.get("started", time.time())
+    eta = left_s(search.trials - ended, rate / 3600, search.timeout, elapsed) if rate and pid else None
     return {
         "run": str(run.path), "driver": {"alive": pid is not None, "pid": pid},
-        "counts": asdict(counts), "target": run.config.search.trials,
+        "counts": asdict(counts), "target": search.trials,
         "running": live.get("running", []) if pid else [],
-        "trials_per_hour": rate, "eta_s": round(left / rate * 3600) if rate and pid else None,
+        "trials_per_hour": rate, "eta_s": None if eta is None else round(eta),
         "front": len(run.front()) if run.candidates else 0,
         "busy_share": live.get("busy_share"),
     }
