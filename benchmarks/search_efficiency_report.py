@@ -114,10 +114,11 @@ def picture(figure: go.Figure, path: Path) -> None:
     if browser is None:
         print(f"no chromium: {path} is left as it is")
         return
+    size = f"{figure.layout.width},{figure.layout.height}"
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "figure.html"
         html = figure.to_html(include_plotlyjs=True, config={"staticPlot": True})
-        page.write_text(html.replace("<body>", "<body style=\"overflow: hidden\">"))
+        page.write_text(html.replace("<body>", "<body style=\"margin: 0; overflow: hidden\">"))
         subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-                        f"--user-data-dir={folder}/profile", "--window-size=1130,690", "--virtual-time-budget=4000",
+                        f"--user-data-dir={folder}/profile", f"--window-size={size}", "--virtual-time-budget=4000",
                         f"--screenshot={path}", page.as_uri()], check=True, capture_output=True)
