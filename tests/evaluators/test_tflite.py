@@ -23,6 +23,8 @@ from pared.evaluators.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
 from pared.evaluators.tflite import convert, to_tflite
 from pared.spaces.passes.int8_static import Int8Static, Int8StaticPass
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ai_edge_litert", reason="needs: pip install 'pared[npu]'")
 DEMO = ROOT / "examples" / "fashion_mnist"
 FLAVOURS = [pytest.param(kind, activations, per_channel,

@@ -12,6 +12,8 @@ from pared.spaces.passes import Scope, heads
 from pared.spaces.passes._attention import Attention
 from pared.spaces.passes.heads import Heads, HeadsPass, removable
 
+pytestmark = pytest.mark.slow
+
 TWO = (TOKENS[:2],)
 STOCK = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 
