@@ -12,6 +12,7 @@ from pared.search import study as book
 from pared.search.config import build
 from pared.search.journal import owned
 from pared.search.status import busy_share, heartbeat
+from pared.search.suggest import sampler
 from pared.search.trial import Bench, Job, Outcome
 from pared.search.workers import crew
 from pared.spaces import space
@@ -38,8 +39,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, crew("local", WORKERS, 1, profiles) as workers:
         run = Path(folder)
         bench = Bench(type("S", (), {"name": "sleeping"})(), profiles, str(run / "artifacts"), 1, 0, "", {}, {}, {})
-        with owned(run), book.opened(run, config, 0) as study, heartbeat(run) as beat:
-            loop = engine.Driver(study, space.build(scope, {}), config, bench, workers, beat)
+        recipes = space.build(scope, {})
+        with owned(run), book.opened(run, config, sampler(recipes, config)) as study, heartbeat(run) as beat:
+            loop = engine.Driver(study, recipes, config, bench, workers, beat)
             began = time.time()
             loop.loop()
             write("overhead", {"trial_s": TRIAL_S, "workers": WORKERS, "trials": TRIALS,

@@ -29,8 +29,8 @@ from tables import Table, nasbench
 from pared.search.sampler import FrontSampler
 
 LOG = RESULTS / "search_efficiency.jsonl"
-AT, LONG, SHORT = (25, 50, 100, 200), 200, 100
-WRONG, PENDING, TIGHT = 0.2, 4, 0.1
+LONG, SHORT = 200, 100
+WRONG, PENDING = 0.2, 4
 OBJECTIVES = {"accuracy": "maximize", "latency": "minimize"}
 SETTINGS = ("plain", "wrong cost", "four pending", "budget")
 Costs = Callable[[dict[str, Any]], dict[str, float]]
@@ -71,7 +71,7 @@ class Checked(RandomSampler):
 
 
 def sampler(search: Search, table: Table, cost: Costs) -> BaseSampler:
-    seed, limit = search.seed, table.budget(TIGHT) if search.setting == "budget" else np.inf
+    seed, limit = search.seed, table.budget if search.setting == "budget" else np.inf
     if search.sampler == "front":
         budgets = {"latency": limit} if np.isfinite(limit) else None
         return FrontSampler(table.space, OBJECTIVES, cost, budgets, seed)
@@ -118,7 +118,7 @@ def tell(study: optuna.Study, trial: optuna.Trial, table: Table, i: int, search:
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return
     if search.setting == "budget":
-        trial.set_constraint("latency", table.latency[i] / table.budget(TIGHT) - 1)
+        trial.set_constraint("latency", table.latency[i] / table.budget - 1)
     study.tell(trial, [table.accuracy[i], table.latency[i]])
 
 

@@ -15,6 +15,7 @@ from pared.search.front import hypervolume
 NASBENCH = Path(__file__).parent.parent.parent / "shared" / "latency" / "nasbench201.npz"
 FOLDED = 0.05  # of the median latency: what lies below was folded away by its runtime
 WORST = 0.7  # share of the best accuracy at which nothing counts
+TIGHT = 0.1  # share of the candidates that meet the hard budget
 
 Array = NDArray[np.float64]
 
@@ -39,22 +40,26 @@ class Table:
         """Hypervolume of the whole table."""
         return self.hypervolume(np.flatnonzero(self.allowed))
 
-    def hypervolume(self, found: NDArray[np.int64] | list[int]) -> float:
-        """Of log latency scaled to 0-1 over the table, and accuracy as a share of the best, over WORST."""
-        chosen = [i for i in found if self.allowed[i]]
+    @cached_property
+    def points(self) -> list[tuple[float, float]]:
+        """Log latency scaled to 0-1 over the table, and what is missing to the best accuracy, as a share."""
         logs = np.log(self.latency)
         low, high = logs[self.allowed].min(), logs[self.allowed].max()
-        best = self.accuracy[self.allowed].max()
-        points = [((logs[i] - low) / (high - low), 1 - self.accuracy[i] / best) for i in chosen]
-        return hypervolume(points, (1.0, 1 - WORST))
+        lost = 1 - self.accuracy / self.accuracy[self.allowed].max()
+        return list(zip((logs - low) / (high - low), lost, strict=True))
 
-    def budget(self, share: float) -> float:
-        """The latency that this share of the candidates meets."""
-        return float(np.quantile(self.latency[self.allowed], share))
+    def hypervolume(self, found: NDArray[np.int64] | list[int]) -> float:
+        """Of the `points`, over WORST."""
+        return hypervolume([self.points[i] for i in found if self.allowed[i]], (1.0, 1 - WORST))
 
-    def regret(self, found: list[int], limit: float) -> float:
-        """Points of accuracy between the best candidate within the limit and the best one found."""
-        within = self.allowed & (self.latency <= limit)
+    @cached_property
+    def budget(self) -> float:
+        """The latency that a share TIGHT of the candidates meets."""
+        return float(np.quantile(self.latency[self.allowed], TIGHT))
+
+    def regret(self, found: list[int]) -> float:
+        """Points of accuracy between the best candidate within the budget and the best one found."""
+        within = self.allowed & (self.latency <= self.budget)
         got = [self.accuracy[i] for i in found if within[i]]
         return float(self.accuracy[within].max() - max(got, default=0.0))
 

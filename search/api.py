@@ -24,6 +24,7 @@ from .prepare import Prepared, prepare, teach
 from .run import CONFIG, Run
 from .sensing import sense, wanted
 from .status import heartbeat
+from .suggest import sampler
 from .trial import Bench
 from .workers import Crew, crew
 
@@ -170,8 +171,7 @@ def _search(
     ready: Prepared,
     watch: Watch | None,
 ) -> None:
-    seed = config.search.seed
-    with book.opened(out, config, seed) as study, heartbeat(out) as beat:
+    with book.opened(out, config, sampler(space, config)) as study, heartbeat(out) as beat:
         if book.untouched(study) is None:
             book.keep_untouched(study, ready.untouched)
 

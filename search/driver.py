@@ -22,7 +22,7 @@ from . import study as book
 from .config import RunConfig
 from .records import Job, Outcome
 from .sampler import Exhausted
-from .suggest import sampler, suggest
+from .suggest import suggest
 from .trial import Bench, final_score, run
 from .workers import Crew, Fault, Kind
 
@@ -63,9 +63,6 @@ class Driver:
 
     def loop(self) -> None:
         """Until the trials are used up, the time is over, or nothing new is left to propose."""
-        if self.config.search.sampler == "front":
-            objectives = dict(book.objectives(self.config))
-            self.study.sampler = sampler(self.space, objectives, self.config.search.seed)
         self._remember()
         shared = self.crew.share(self.bench)
         while self._fill(shared) or self.out:

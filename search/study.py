@@ -41,7 +41,9 @@ def objectives(config: RunConfig) -> list[tuple[str, str]]:
 
 
 @contextmanager
-def opened(run: Path, config: RunConfig, seed: int) -> Iterator[optuna.Study]:
+def opened(
+    run: Path, config: RunConfig, sampler: optuna.samplers.BaseSampler
+) -> Iterator[optuna.Study]:
     """The study for its one driver, made if it is not there. Use while the run is `owned`."""
     names, directions = zip(*objectives(config), strict=True)
     backend = SingleWriterJournal(run / NAME)
@@ -50,7 +52,7 @@ def opened(run: Path, config: RunConfig, seed: int) -> Iterator[optuna.Study]:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study = optuna.create_study(
                 study_name=STUDY, storage=JournalStorage(backend), directions=list(directions),
-                load_if_exists=True, sampler=_sampler(seed))
+                load_if_exists=True, sampler=sampler)
             study.set_metric_names(list(names))
         yield study
     finally:
@@ -130,8 +132,3 @@ def final_key(sha256: str) -> str:
 def real(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """The trials that stand for a recipe of their own, waiting ones left out."""
     return [t for t in trials if t.state != TrialState.WAITING and REPEAT_OF not in t.user_attrs]
-
-
-def _sampler(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True,
-                                      n_startup_trials=20, seed=seed)

@@ -1,6 +1,7 @@
-"""Knobs <-> Optuna: the only file that knows both."""
+"""Knobs <-> Optuna: the only file that knows both, and who proposes."""
 
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
@@ -9,8 +10,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from ..spaces.knob import Choice, IntRange, Knob, Value
 from ..spaces.passes import PASSES
-from ..spaces.space import Space, Values
+from ..spaces.space import Space, Values, own
+from .config import RunConfig
 from .sampler import FrontSampler
+from .study import objectives
 
 
 def distribution(knob: Knob) -> optuna.distributions.BaseDistribution:
@@ -32,19 +35,30 @@ def suggest(trial: optuna.Trial, space: Space) -> Values:
     return space.walk(pick)
 
 
-def sampler(space: Space, objectives: Mapping[str, str], seed: int) -> FrontSampler:
+def sampler(space: Space, config: RunConfig) -> optuna.samplers.BaseSampler:
+    """The one that the run file asks for."""
+    if config.search.sampler == "front":
+        return front(space, dict(objectives(config)), config.search.seed)
+    return tpe(config.search.seed)
+
+
+def tpe(seed: int) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True,
+                                          n_startup_trials=20, seed=seed)
+
+
+def front(space: Space, objectives: Mapping[str, str], seed: int) -> FrontSampler:
     """Over the whole space; what a recipe is expected to leave of the model is known beforehand."""
-    def active(values: Values) -> Collection[str]:
+
+    def active(values: Values) -> Values:
         return space.walk(lambda name, knob: values[name])
 
     def left(values: Mapping[str, Any]) -> dict[str, float]:
-        chosen = space.walk(lambda name, knob: values[name])
-        shares = [PASSES[name].leaves(_own(name, chosen), space.scope) for name in space.spelled(chosen)]
+        chosen = active(dict(values))
+        shares = [PASSES[name].leaves(own(name, chosen), space.scope) for name in space.spelled(chosen)]
         return {"work": prod(share.work for share in shares), "bytes": prod(share.bytes for share in shares)}
 
     distributions = {name: distribution(knob) for name, knob in space.knobs.items()}
     return FrontSampler(distributions, objectives, left, seed=seed, active=active)
-
-
-def _own(technique: str, values: Values) -> Values:
-    return {k.partition(".")[2]: v for k, v in values.items() if k.startswith(f"{technique}.")}

@@ -47,8 +47,7 @@ class Space:
         """The recipe that the values spell; settings that do nothing leave no step."""
         steps = {}
         for technique in self.spelled(values):
-            mine = {k.partition(".")[2]: v for k, v in values.items() if k.startswith(f"{technique}.")}
-            step = PASSES[technique].decode(mine, self.scope)
+            step = PASSES[technique].decode(own(technique, values), self.scope)
             if step is not None:
                 steps[technique] = step
         if not any(name in MODULE for name in steps) and not values.get(RECOVER):
@@ -169,6 +168,11 @@ class Space:
         return (name for name in self.knobs if name.startswith(f"{technique}."))
 
 
+def own(technique: str, values: Mapping[str, Value]) -> Values:
+    """The values of one technique's knobs, by the names that it gave them."""
+    return {k.partition(".")[2]: v for k, v in values.items() if k.startswith(f"{technique}.")}
+
+
 def build(scope: Scope, wish: Wish, size_counts: bool = True) -> Space:
     """The space over every technique of use here that `wish` leaves on, its knobs narrowed by it.
 
@@ -236,7 +240,7 @@ def _left_out(name: str, scope: Scope, wish: Wish, size_counts: bool) -> str | N
 
 def _only_shrinks(name: str, scope: Scope) -> bool:
     needs = abilities(name, scope)
-    return not any(profile.uses(need) for profile in scope.profiles for need in needs)
+    return not any(scope.uses(need) for need in needs)
 
 
 def _narrowed(

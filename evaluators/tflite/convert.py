@@ -3,9 +3,10 @@
 import onnx
 
 from ...errors import ExportError, MissingExtraError
+from ...spaces.graph.moves import MOVES, MOVES_APART
 from .operators import OPERATORS
 from .plan import Plan, called, no_counterpart
-from .quantized import MOVES, MOVES_APART, QuantizedGraph, read
+from .quantized import QuantizedGraph, read
 from .rewrite import with_hard_swish
 from .writer import missing, write
 

@@ -14,12 +14,10 @@ from numpy.typing import DTypeLike, NDArray
 from onnx import NodeProto, TensorProto, numpy_helper, shape_inference
 
 from ...errors import ExportError
+from ...spaces.graph.moves import MOVES, MOVES_APART
 from ...spaces.passes.pack_zeros import unpacked
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
-# Move elements only: output and input share one scale.
-MOVES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout", "MaxPool"}
-MOVES_APART = {"Split"}
 CLAMPS = {"Relu", "Clip"}  # what comes before may be written straight in their scale
 MEANS = {"ReduceMean", "GlobalAveragePool", "AveragePool"}  # no wider than what they read
 _UNSIGNED = 128

@@ -56,16 +56,17 @@ class Beliefs:
         return self._guess(i, cut, history, known, at)
 
     def known(
-        self, i: int, j: int, sign: float, history: History, tables: tuple[Rows, Rows], rows: Rows,
+        self, i: int, j: int, sign: float, history: History, tables: tuple[Rows, Rows],
         known: Inputs, at: Inputs,
     ) -> Belief:
-        """The same of loss i, which is cost j; `tables`: the costs of `history` and of candidates `rows`."""
+        """The same of loss i, which is cost j; `tables`: the costs of those `known` and of those `at`."""
         tried, costs = (sign * self.scale.values(table)[:, j] for table in tables)
         losses = sign * self.scale.column(j, sign * history.losses[:, i])
         told = history.told
         if np.allclose(losses[told], tried[told], rtol=SAME, atol=SAME):
             return costs, np.zeros(len(costs)), np.where(told, losses, tried)
-        before, here = (sign * self.smooth(self.vectors.embed(part))[:, j] for part in (history.rows, rows))
+        own = len(self.vectors.owners)
+        before, here = (sign * self.smooth(each.points[:, :own])[:, j] for each in (known, at))
         mean, spread, off = self._guess(i, losses - before, history, known, at)
         return mean + here, spread, off + before
 
@@ -85,7 +86,6 @@ class Beliefs:
     def _settings(self, i: int, y: Rows, noise: Rows, few: Levels, told: int, known: Inputs) -> Settings:
         count, settings = self.settings.get(i, (0, None))
         if settings is None or told > OFTEN * count:
-            spread = float(np.std(y[few])) or 1.0
-            settings = fit(known[few], (y[few] - np.mean(y[few])) / spread, noise[few] / spread, settings)
+            settings = fit(known[few], y[few], noise[few], settings)
             self.settings[i] = (told, settings)
         return settings

@@ -1,7 +1,5 @@
 """The candidates that a proposal is chosen from: allowed, and not tried."""
 
-from functools import cached_property
-
 import numpy as np
 
 from . import pool
@@ -21,37 +19,40 @@ class Exhausted(ValueError):
 
 
 class Candidates:
-    """`asked` says which parameters a trial asks for; with the same seed, the same candidates."""
+    """`asked` says which parameters a trial asks for; with the same seed, the same candidates.
+
+    `anywhere` are those that are looked at for every proposal. Raises Exhausted: none is allowed.
+    """
 
     def __init__(self, vectors: Vectors, costs: Costs, asked: Activity, seed: int) -> None:
-        self.vectors, self.costs, self.asked, self.seed = vectors, costs, asked, seed
-        self._draws = 1
+        self.vectors, self.costs, self.asked = vectors, costs, asked
+        self.anywhere, self._draws = self._drawn(np.random.default_rng(seed))
+        self._keys = vectors.keys(self.anywhere[0])
 
     def of(self, history: History, dice: np.random.Generator) -> Table:
         """Those near the front first. Raises Exhausted."""
         tried = set(self.vectors.keys(history.tried))
         rows, costs = self.anywhere
-        new = np.array([key not in tried for key in self.vectors.keys(rows)], bool)
+        new = np.array([key not in tried for key in self._keys], bool)
         near = self._allowed(self._distinct(self.asked(self._near(history, dice)), tried))
         found = np.vstack([near[0], rows[new]]), np.vstack([near[1], costs[new]])
         if not len(found[0]):
             raise Exhausted("no candidate that is new was found within the budgets")
         return found
 
-    @cached_property
-    def anywhere(self) -> Table:
-        """From WIDE draws, or up to DRAWS times as many where few are allowed. Raises Exhausted."""
-        dice, found = np.random.default_rng(self.seed), np.zeros((0, len(self.vectors.names)))
-        for self._draws in range(1, DRAWS + 1):
-            levels = self.asked(pool.anywhere(self.vectors.sizes, WIDE, dice))
-            new = self._distinct(levels, set(self.vectors.keys(found)))
-            found = np.vstack([found, self._allowed(new)[0]])
-            if len(found) >= WIDE / 2 or pool.is_small(self.vectors.sizes):
-                break
+    def _drawn(self, dice: np.random.Generator) -> tuple[Table, int]:
+        """From WIDE draws, or up to DRAWS times as many where few are allowed; and how many times."""
+        found, costs = self._allowed(self._distinct(self._draw(dice), set()))
+        draws = 1
+        while len(found) < WIDE / 2 and draws < DRAWS and not pool.is_small(self.vectors.sizes):
+            new = self._allowed(self._distinct(self._draw(dice), set(self.vectors.keys(found))))
+            found, costs, draws = np.vstack([found, new[0]]), np.vstack([costs, new[1]]), draws + 1
         if not len(found):
-            limits = self.costs.budgets
-            raise Exhausted(f"no candidate within the budgets {limits} in {self._draws * WIDE} drawn")
-        return found, self.costs.of(found)
+            raise Exhausted(f"no candidate within the budgets {self.costs.budgets} in {draws * WIDE} drawn")
+        return (found, costs), draws
+
+    def _draw(self, dice: np.random.Generator) -> Levels:
+        return self.asked(pool.anywhere(self.vectors.sizes, WIDE, dice))
 
     def _near(self, history: History, dice: np.random.Generator) -> Levels:
         front = history.rows[history.front]

@@ -21,10 +21,11 @@ class Costs:
 
     def of(self, rows: Rows) -> Rows:
         """(n, names). Raises ValueError: names that change, a budget without its cost, a nan."""
-        for row, key in zip(rows, self._vectors.keys(rows), strict=True):
+        keys = self._vectors.keys(rows)
+        for row, key in zip(rows, keys, strict=True):
             if key not in self._known:
                 self._known[key] = self._ask(row)
-        found = [self._known[key] for key in self._vectors.keys(rows)]
+        found = [self._known[key] for key in keys]
         return np.array(found, float).reshape(len(rows), len(self.names))
 
     @property

@@ -23,20 +23,24 @@ class Scale:
     @staticmethod
     def of(costs: Rows) -> "Scale":
         logarithmic = np.asarray((costs > 0).all(axis=0))
-        values = Scale(np.zeros(0), np.zeros(0), logarithmic).values(costs)
+        values = _values(costs, logarithmic)
         return Scale(values.mean(0), values.std(0) + SAME, logarithmic)
 
     def values(self, costs: Rows) -> Rows:
-        return np.where(self.logarithmic, np.log(np.clip(costs, TINY, HUGE)), np.clip(costs, -HUGE, HUGE))
+        return _values(costs, self.logarithmic)
 
     def column(self, j: int, costs: Rows) -> Rows:
         """(n,) values of one cost."""
-        return np.log(np.maximum(costs, TINY)) if self.logarithmic[j] else costs
+        return _values(costs, self.logarithmic[j])
 
     def features(self, costs: Rows) -> Rows:
         """Within FAR spreads: a trial that was given to the study may cost anything."""
         found: Rows = np.clip((self.values(costs) - self.mean) / self.spread, -FAR, FAR)
         return found
+
+
+def _values(costs: Rows, logarithmic: NDArray[np.bool_]) -> Rows:
+    return np.where(logarithmic, np.log(np.clip(costs, TINY, HUGE)), np.clip(costs, -HUGE, HUGE))
 
 
 @dataclass(frozen=True)
@@ -63,5 +67,7 @@ class Smooth:
 
 def _terms(points: Rows, paired: bool) -> Rows:
     one = np.hstack([points, np.ones((len(points), 1))])
+    if not paired:
+        return one
     i, j = np.triu_indices(one.shape[1])
-    return one[:, i] * one[:, j] if paired else one
+    return one[:, i] * one[:, j]

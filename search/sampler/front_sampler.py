@@ -16,7 +16,7 @@ from .costs import Cost, Costs
 from .history import History, read
 from .vectors import Params, Rows, Vectors
 
-START = 8  # trials spread over the range of costs before a surrogate is asked
+START, TOLD = 8, 3  # trials spread over the range of costs, and told, before a surrogate is asked
 WORK = 240_000  # candidates x trials that a proposal may compare
 BOLD, EVERY, LATE = 3.0, 3, 30  # one proposal in EVERY after LATE trials doubts its surrogate BOLD times more
 GOLDEN = 0.6180339887  # its multiples spread evenly over the unit interval
@@ -97,7 +97,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
     def _propose(self, history: History, number: int) -> Rows:
         dice = np.random.default_rng([self._seed, number])
         rows, costs = self._renewed(history).of(history, dice)
-        if history.told.sum() < min(START, 3) or len(history.rows) < START:
+        if len(history.order) < TOLD or len(history.rows) < START:
             return self._spread(rows, costs, len(history.rows), dice)
         most = WORK // len(history.rows)
         rows, costs = rows[:most], costs[:most]
@@ -147,7 +147,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
                 found.append(beliefs.unknown(i, history, history.losses[:, i], known, at))
                 continue
             j, sign = self._costs.column(name), -1.0 if self._objectives[name] == "maximize" else 1.0
-            found.append(beliefs.known(i, j, sign, history, tables, rows, known, at))
+            found.append(beliefs.known(i, j, sign, history, tables, known, at))
             if name in self._budgets and found[-1][1].any():
                 limit = beliefs.scale.column(j, np.array([self._budgets[name]]))
                 within *= gain.below(sign * limit, *found[-1][:2])

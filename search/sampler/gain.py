@@ -59,7 +59,7 @@ def improvement(gap: Rows, spread: Rows) -> Rows:
 
 
 def below(limit: Rows, mean: Rows, spread: Rows) -> Rows:
-    """(m,): the chance of each candidate to be within a limit (1,)."""
+    """The chance of each candidate to be within a limit."""
     found: Rows = ndtr((limit - mean) / np.maximum(spread, SURE))
     return found
 
@@ -68,6 +68,6 @@ def reach(places: Rows, mean: Rows, spread: Rows) -> Rows:
     """(m, c): the chance that a candidate dominates a column."""
     found = np.ones((len(mean), len(places)))
     for j in range(places.shape[1]):
-        short = places[None, :, j] - mean[:, None, j]
-        found *= ndtr(short / np.maximum(spread[:, None, j], SURE)) if spread[:, j].any() else short >= 0
+        place, middle = places[None, :, j], mean[:, None, j]
+        found *= below(place, middle, spread[:, None, j]) if spread[:, j].any() else middle <= place
     return found

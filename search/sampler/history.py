@@ -50,6 +50,7 @@ class History:
         even = np.linspace(0, len(rest) - 1, most - most // 2).astype(np.int64)
         return np.sort(np.concatenate([best, rest[even]]))
 
+
 def read(
     trials: Iterable[FrozenTrial], vectors: Vectors, objectives: Mapping[str, str],
     proposed: Mapping[int, Params], rows: dict[int, Rows],

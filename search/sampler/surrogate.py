@@ -75,17 +75,23 @@ def _dot(a: Inputs, b: Inputs) -> Rows:
     return product
 
 
+def _scale(y: Rows) -> tuple[float, float]:
+    """Mean and spread."""
+    return float(np.mean(y)), float(np.std(y)) or 1.0
+
+
 def _squared(a: Rows, b: Rows) -> Rows:
     found: Rows = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2 * a @ b.T, 0.0)
     return found
 
 
 def fit(inputs: Inputs, y: Rows, noise: Rows, start: Settings | None = None) -> Settings:
-    """The most probable settings for readings y (n,) of mean 0 and variance 1; the usual ones for a few."""
+    """The most probable settings for readings y (n,) with standard errors; the usual ones for a few."""
     usual = Settings.usual(inputs.weights)
     if len(y) < FEW:
         return usual
-    posterior = _Posterior(inputs, y, noise, usual.vector)
+    center, spread = _scale(y)
+    posterior = _Posterior(inputs, (y - center) / spread, noise / spread, usual.vector)
     first = usual.vector if start is None else start.vector
     far = 4 * posterior.spread
     best = minimize(posterior, first, jac=True, method="L-BFGS-B", options={"maxiter": STEPS},
@@ -130,8 +136,7 @@ class Surrogate:
 
     @cached_property
     def scale(self) -> tuple[float, float]:
-        """Mean and spread of the readings."""
-        return float(np.mean(self.y)), float(np.std(self.y)) or 1.0
+        return _scale(self.y)
 
     @cached_property
     def _factor(self) -> Rows:

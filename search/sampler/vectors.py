@@ -1,6 +1,6 @@
 """Parameter sets as rows of numbers, and back: what pool and surrogate compute with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import exp, log
@@ -103,8 +103,7 @@ def _size(distribution: BaseDistribution) -> int:
 def _place(distribution: BaseDistribution, value: Any) -> float:
     if isinstance(distribution, CategoricalDistribution):
         return float(distribution.to_internal_repr(value))
-    low, high = _ends(distribution)
-    scale = log if _is_log(distribution) else float
+    scale, low, high = _span(distribution)
     return (scale(value) - low) / (high - low) if high > low else 0.0
 
 
@@ -112,7 +111,7 @@ def _value(distribution: BaseDistribution, place: float) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[int(place)]
     assert isinstance(distribution, IntDistribution | FloatDistribution)
-    low, high = _ends(distribution)
+    _, low, high = _span(distribution)
     value = low + place * (high - low)
     value = exp(value) if distribution.log else value
     if distribution.step is not None:
@@ -122,11 +121,8 @@ def _value(distribution: BaseDistribution, place: float) -> Any:
     return round(value) if isinstance(distribution, IntDistribution) else float(value)
 
 
-def _ends(distribution: BaseDistribution) -> tuple[float, float]:
+def _span(distribution: BaseDistribution) -> tuple[Callable[[float], float], float, float]:
+    """The scale on which a range is even, and its ends there."""
     assert isinstance(distribution, IntDistribution | FloatDistribution)
-    scale = log if distribution.log else float
-    return scale(distribution.low), scale(distribution.high)
-
-
-def _is_log(distribution: BaseDistribution) -> bool:
-    return isinstance(distribution, IntDistribution | FloatDistribution) and distribution.log
+    scale: Callable[[float], float] = log if distribution.log else float
+    return scale, scale(distribution.low), scale(distribution.high)

@@ -5,7 +5,7 @@ steps, the steps of activations, weights in float, biases and norms. Where quant
 touched, so that a runtime fuses the trained file as it fused the one that it came from.
 """
 
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from ...errors import GateError
 from . import nbits, packing
 from .grid import Grid, layout
+from .moves import MOVES, MOVES_APART
 from .operators import OPERATORS
 from .rounding import Activations, Weights, on_steps
 from .weighted import WEIGHTED, array, weights
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
-# Operators whose outputs are some of their inputs.
-MOVING = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Split", "Slice", "Identity", "MaxPool")
+MOVING = MOVES | MOVES_APART | {"Slice"}
 QUANTIZED = "_quantized"  # what ONNX Runtime's quantizer appends to the name of a weight
 LIMITS = {np.dtype(np.uint8): (0, 255), np.dtype(np.int8): (-128, 127)}
 
@@ -161,6 +161,7 @@ class Trainable(nn.Module):
                     256, shape)
 
     def _find_activations(self) -> None:
+        makers = {name: node for node in self._nodes for name in node.output}
         for node in self._nodes:
             if node.op_type != QUANTIZE:
                 continue
@@ -169,15 +170,16 @@ class Trainable(nn.Module):
             if scale.numel() != 1:
                 raise GateError(f"cannot be trained: {node.name} quantizes each channel on its own")
             low, high = LIMITS[zero.numpy().dtype]
-            shared = self._moved_from(node)
+            shared = self._moved_from(node, makers)
             self.steps[_slashed(node.input[1])] = shared or Activations(float(scale), int(zero), low, high)
 
-    def _moved_from(self, quantize: onnx.NodeProto) -> Activations | None:
+    def _moved_from(
+        self, quantize: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]
+    ) -> Activations | None:
         """The step of the values that this node quantizes again, where they were only moved and it is equal.
 
         Runtimes drop such a pair; with a step of its own it would have to stay.
         """
-        makers = {name: node for node in self._nodes for name in node.output}
         source = makers.get(quantize.input[0])
         while source is not None and source.op_type in MOVING:
             source = makers.get(source.input[0])

@@ -50,9 +50,13 @@ class Scope:
     def share(self, *operators: str) -> float:
         return sum(self.operators.get(name, 0.0) for name in operators)
 
+    def uses(self, ability: Ability | None) -> bool:
+        """Whether some machine turns it into speed."""
+        return any(profile.uses(ability) for profile in self.profiles)
+
     def gain(self, ability: Ability, work: float) -> float:
         """`work` where some machine turns the ability into speed, else 1."""
-        return work if any(profile.uses(ability) for profile in self.profiles) else 1.0
+        return work if self.uses(ability) else 1.0
 
 
 @dataclass(frozen=True, slots=True)

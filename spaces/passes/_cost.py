@@ -21,6 +21,7 @@ from ...hardware_profiles.kernel import Kernel
 from ...hardware_profiles.load import load
 from ...hardware_profiles.prior import beliefs
 from ...hardware_profiles.profile import HardwareProfile
+from ..hooks import hooked
 from ._base import Array
 from ._channels import KINDS, dependencies, group_of
 from ._modules import outputs
@@ -107,17 +108,13 @@ def kernels(
     batch = len(inputs[0])
 
     def remember(path: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: Any, output: Tensor) -> None:
             found.append((path, _kernel(module, args[0].numel() // batch, output.numel() // batch)))
 
         return hook
 
-    hooks = [model.get_submodule(path).register_forward_hook(remember(path)) for path in dict.fromkeys(paths)]
-    try:
+    with hooked(model, {path: remember(path) for path in paths}):
         outputs(model, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found
 
 

@@ -10,6 +10,7 @@ from ...errors import GateError
 from ..knob import Choice, Knob, Value
 from . import _onnx
 from ._base import Calibration, FilePass, Left, Scope
+from .int8_static import left
 
 # Dynamic convolutions run 5 to 15 times slower than float ones, so they are left alone.
 OPERATORS = ["MatMul", "Gemm"]
@@ -49,7 +50,7 @@ class Int8DynamicPass(FilePass):
         return Int8Dynamic(bool(values["per_channel"]))
 
     def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
-        return Left(scope.gain("int8", 0.4), 0.25)
+        return left(scope)
 
     def apply(
         self, step: Int8Dynamic, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()

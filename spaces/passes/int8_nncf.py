@@ -21,7 +21,7 @@ from ..knob import Choice, Knob, Value
 from ..quiet import quiet
 from . import _onnx
 from ._base import Calibration, FilePass, Left, Scope
-from .int8_static import BATCH, TYPES, quantized, slices
+from .int8_static import BATCH, TYPES, left, quantized, slices
 
 INSTALL = "pip install 'pared[ptq]'"
 RANGES = {"minmax": "MINMAX", "histogram": "HISTOGRAM"}
@@ -78,7 +78,7 @@ class Int8NncfPass(FilePass):
                         bool(values["bias_correction"]), bool(values.get("smooth", False)))
 
     def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
-        return Left(scope.gain("int8", 0.4), 0.25)
+        return left(scope)
 
     def apply(
         self, step: Int8Nncf, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()

@@ -26,6 +26,7 @@ from ..knob import Choice, Knob, Value
 from . import _onnx, _ranges
 from ._base import Calibration, FilePass, Left, Scope
 
+WORK, BYTES = 0.4, 0.25  # of a float file: roughly what 8 bits leave
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "entropy": CalibrationMethod.Entropy,
@@ -86,7 +87,7 @@ class Int8StaticPass(FilePass):
                           bool(values["per_channel"]), str(values["operators"]))
 
     def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
-        return Left(scope.gain("int8", 0.4), 0.25)
+        return left(scope)
 
     def apply(
         self, step: Int8Static, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()
@@ -152,3 +153,8 @@ def quantized(model: onnx.ModelProto) -> list[str]:
     dequantized = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
     return [node.name for node in model.graph.node
             if node.op_type in _onnx.WEIGHTED and set(node.input[:2]) <= dequantized]
+
+
+def left(scope: Scope, floats: float = 0.0) -> Left:
+    """`floats`: share that stays in float."""
+    return Left(scope.gain("int8", WORK + (1 - WORK) * floats), BYTES + (1 - BYTES) * floats)

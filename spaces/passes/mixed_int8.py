@@ -20,7 +20,7 @@ from ..knob import Choice, FloatRange, Knob, Value
 from . import _onnx
 from ._base import Calibration, FilePass, Left, Scope
 from ._int8_cost import Prices, cost_us, prices
-from .int8_static import TYPES, Int8Static, Int8StaticPass
+from .int8_static import TYPES, Int8Static, Int8StaticPass, left
 
 UNIFORM = Int8StaticPass()
 
@@ -86,8 +86,7 @@ class MixedInt8Pass(FilePass):
                          str(UNIFORM.usual(scope)[0]["operators"]), machine.kind, charged)
 
     def leaves(self, values: Mapping[str, Value], scope: Scope) -> Left:
-        float_share = float(values["float_share"])
-        return Left(scope.gain("int8", 0.4 + 0.6 * float_share), 0.25 + 0.75 * float_share)
+        return left(scope, float(values["float_share"]))
 
     def apply(
         self, step: MixedInt8, model: onnx.ModelProto, data: Calibration, keep: Set[str] = frozenset()

@@ -279,4 +279,3 @@ def test_parameters_outside_the_space_are_drawn_all_the_same() -> None:
     of = study(FrontSampler(MIXED, FRONT, cost, seed=0))
     trial = ask(of)
     assert 0 <= trial.suggest_float("other", 0, 1) <= 1
-

@@ -2,8 +2,7 @@ import optuna
 import pytest
 
 from pared.hardware_profiles.load import load
-from pared.search import study as book
-from pared.search.suggest import sampler, suggest
+from pared.search.suggest import front, suggest, tpe
 from pared.spaces import space
 from pared.spaces.passes import PASSES, Scope
 
@@ -15,7 +14,7 @@ SCOPE = Scope(("stage1", "stage2"), {"Conv": 0.5, "MatMul": 0.3, "Gemm": 0.2}, (
 def test_optuna_samples_the_whole_conditional_space() -> None:
     """A knob whose options change from trial to trial would raise here."""
     built = space.build(SCOPE, {})
-    study = optuna.create_study(sampler=book._sampler(0))
+    study = optuna.create_study(sampler=tpe(0))
     seen: set[str] = set()
     for i in range(150):
         trial = study.ask()
@@ -38,7 +37,7 @@ def test_an_enqueued_anchor_or_sibling_comes_out_as_it_went_in() -> None:
 def test_front_sampler_proposes_recipes_that_are_new_and_active_all_through() -> None:
     built = space.build(SCOPE, {})
     objectives = {"accuracy": "maximize", "size_bytes": "minimize"}
-    study = optuna.create_study(directions=list(objectives.values()), sampler=sampler(built, objectives, 0))
+    study = optuna.create_study(directions=list(objectives.values()), sampler=front(built, objectives, 0))
     tried: set[str] = set()
     for i in range(24):
         trial = study.ask()
