@@ -15,6 +15,8 @@ from ..hardware_profiles.load import is_path
 from ..spaces import space as spaces
 from ..spaces.subject import Subject
 from . import study as book
+from .budget import parse
+from .cache import RUN_ONLY, Cache, home, opened
 from .candidate import ARTIFACTS
 from .config import RunConfig, build, dump
 from .driver import Driver
@@ -145,21 +147,23 @@ def _drive(
             device(profile).check()
     cluster = config.cluster
     with crew(cluster.address, cluster.workers, cluster.cpus_per_worker, profiles) as workers:
-        store = str((out / ARTIFACTS).resolve())
+        store, cache = str((out / ARTIFACTS).resolve()), _cache(config, out)
         known = book.known_untouched(out)
         shared = workers.share(subject)
         ready: Prepared = workers.call(
             prepare, shared, profiles, store, known, cluster.cpus_per_worker, config.keep, tuple(students))
-        scope = ready.scope
+        scope = replace(ready.scope, rungs=config.search.rungs)
         if wanted(config.space):
-            found = workers.call(sense, shared, store, ready.untouched.sha256, ready.keep)
+            found = workers.call(sense, shared, store, cache.url, ready.untouched.sha256, ready.keep)
             scope = replace(scope, sensitivity=found)
         space = spaces.build(scope, config.space, size_counts(config))
-        teacher = workers.call(teach, shared, ready.scope.taps, space.transfers)
+        teacher = workers.call(teach, shared, ready.content, cache.url, scope.taps, space.transfers)
         bench = Bench(subject, profiles, store, cluster.cpus_per_worker, config.search.seed,
                       ready.untouched.sha256, ready.scores, ready.untouched.latency_ms,
-                      limits(config, ready.untouched), teacher, ready.keep, students)
+                      limits(config, ready.untouched), teacher, ready.keep, students, ready.content,
+                      cache.url)
         _search(out, config, space, bench, workers, ready, watch)
+        cache.gc(parse(cluster.cache_size, "size").limit)
 
 
 def _search(
@@ -194,7 +198,15 @@ def _absolute(config: RunConfig, base: Path) -> RunConfig:
         return f"{(base / where).resolve()}{colon}{name}" if where.endswith(".py") else reference
 
     students = {name: full(reference) for name, reference in config.students.items()}
-    return config.model_copy(update={"model": full(config.model), "students": students})
+    kept = config.cluster.cache
+    place = kept if kept in (None, RUN_ONLY) or "://" in kept else str((base / kept).resolve())
+    cluster = config.cluster.model_copy(update={"cache": place})
+    return config.model_copy(update={"model": full(config.model), "students": students, "cluster": cluster})
+
+
+def _cache(config: RunConfig, out: Path) -> Cache:
+    named = config.cluster.cache
+    return opened(str(out.resolve() / "cache") if named == RUN_ONLY else named or home())
 
 
 def keep_config(out: Path, config: RunConfig) -> None:

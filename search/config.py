@@ -47,9 +47,16 @@ def _budget(kind: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _absolute_size(text: str | float) -> str | float:
+    if parse(text, "size").relative:
+        raise ValueError("a size here is written 500MB or 10GB")
+    return text
+
+
 Duration = Annotated[float, BeforeValidator(seconds)]
 Latency = Annotated[str | float, _budget("latency")]
 Size = Annotated[str | float, _budget("size")]
+Absolute = Annotated[str | float, _budget("size"), AfterValidator(_absolute_size)]
 Memory = Annotated[str | float, _budget("memory")]
 
 
@@ -89,6 +96,8 @@ class SearchSettings(_Strict):
     trial_timeout: Duration = Field(1800.0, description="a candidate that runs longer is stopped")
     seed: int = Field(0, ge=0)
     sampler: Literal["tpe", "front"] = Field("tpe", description="who proposes: Optuna's TPE or FrontSampler")
+    rungs: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), description="epochs, such as [1, 3, 9], at which recovery is judged: only the best go on")
     max_attempts: int = Field(3, ge=1, description="runs of one candidate whose worker or node dies")
 
 
@@ -98,6 +107,9 @@ class ClusterSettings(_Strict):
     address: str = Field("local", description="local, auto, or HOST:PORT of a Ray cluster")
     workers: int | None = Field(None, ge=1, description="candidates at a time; default: all CPUs")
     cpus_per_worker: int = Field(1, ge=1)
+    cache: str | None = Field(None, description="where trainings are kept for later runs: a folder, a URL "
+                              "(s3://bucket/folder), or run: for this run alone; default: ~/.cache/pared")
+    cache_size: Absolute = Field("10GB", description="the cache is cut to this at the end of a run")
 
 
 class RunConfig(_Strict):

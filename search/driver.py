@@ -56,7 +56,8 @@ class Driver:
     out: dict[int, Flight] = field(default_factory=dict)
     held: list[Flight] = field(default_factory=list)
     seen: dict[str, int] = field(default_factory=dict)  # recipe digest -> trial
-    trained: dict[str, str] = field(default_factory=dict)  # prefix digest -> sha256 of float file
+    # Prefix digest -> sha256 of the float file, and the seconds it took to train.
+    trained: dict[str, tuple[str, float]] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
     waited_s: float = 0.0
     exhausted: bool = False
@@ -174,8 +175,8 @@ class Driver:
         flight.trial.set_user_attr(book.ATTEMPT, flight.attempt)
         flight.trial.set_user_attr(book.STARTED, flight.submitted)
         number = flight.trial.number
-        known = self.trained.get(flight.recipe.prefix.digest)
-        self.crew.submit(number, run, Job(number, flight.recipe.json, known), shared)
+        known = self.trained.get(flight.recipe.prefix.digest, (None, 0.0))
+        self.crew.submit(number, run, Job(number, flight.recipe.json, *known), shared)
         self.out[number] = flight
 
     def _land(self, number: int, result: Outcome | Fault) -> None:
@@ -224,7 +225,7 @@ class Driver:
 
     def _note_training(self, recipe: Recipe, outcome: dict[str, Any]) -> None:
         if outcome.get("trained"):
-            self.trained[recipe.prefix.digest] = outcome["trained"]
+            self.trained[recipe.prefix.digest] = outcome["trained"], outcome.get("trained_s", 0.0)
 
     def _trains(self, recipe: Recipe) -> bool:
         return recipe.trains and recipe.prefix.digest not in self.trained

@@ -18,12 +18,14 @@ from ..evaluators.latency import THOROUGH
 from ..evaluators.runtimes import runtime
 from ..hardware_profiles.liveness import activation_peak_bytes
 from ..hardware_profiles.profile import HardwareProfile
+from ..spaces.fingerprint import content
 from ..spaces.keep import resolve
-from ..spaces.materials import Teacher
+from ..spaces.materials import Teacher, from_arrays, to_arrays
 from ..spaces.passes import Scope
 from ..spaces.subject import Array, Subject, example_inputs
 from ..spaces.survey import survey
 from ..spaces.teaching import remembered
+from .cache import Cache, key
 from .cost import Measure
 from .records import Report, Untouched
 
@@ -38,6 +40,7 @@ class Prepared:
     untouched: Untouched
     scores: Mapping[str, NDArray[np.float64]]  # split -> (n,)
     keep: tuple[str, ...]
+    content: str  # sha256 of all that a training depends on beside its recipe
 
 
 def prepare(
@@ -68,21 +71,28 @@ def prepare(
                        subject)
         scores = {name: accuracy.scores(session, subject.split(name), subject)
                   for name in ("validation", "test")}
+        known_by = content(subject)
     found = known or _figures(file, scores["validation"], profiles, store, inputs, measure)
     if not np.isclose(found.accuracy, scores["validation"].mean(), atol=1e-9):
         raise RunError(f"the validation data changed: the untouched model scored {found.accuracy:.4f} "
                        f"when the run started, now {scores['validation'].mean():.4f}")
-    return Prepared(scope, found, scores, kept)
+    return Prepared(scope, found, scores, kept, known_by)
 
 
 def teach(
-    subject: Subject, taps: tuple[str, ...], kinds: tuple[str, ...], measure: Measure, report: Report
+    subject: Subject, content: str, cache: str, taps: tuple[str, ...], kinds: tuple[str, ...],
+    measure: Measure, report: Report,
 ) -> Teacher:
     """What all trials are taught by: the untouched model's outputs, and those `kinds` of its taps."""
     report("remembering what the model says")
     torch.set_num_threads(os.cpu_count() or 1)  # nothing else runs yet
+    kept, name = Cache(cache), key("teacher", content, taps, kinds)
+    if known := kept.arrays(name):
+        return from_arrays(known)
     with Lane().working():
-        return remembered(subject.model(), subject.split("train"), taps, kinds)
+        teacher = remembered(subject.model(), subject.split("train"), taps, kinds)
+    kept.put_arrays(name, to_arrays(teacher))
+    return teacher
 
 
 def _exported(subject: Subject, inputs: tuple[Array, ...]) -> bytes:

@@ -22,11 +22,15 @@ class Untouched:
 
 @dataclass(frozen=True)
 class Job:
-    """One recipe to score. `trained`: sha256 of the float file its prefix was trained to, if known."""
+    """One recipe to score.
+
+    `trained`: sha256 of the float file its prefix was trained to in this run, and how long that took.
+    """
 
     trial: int
     recipe: str
     trained: str | None = None
+    trained_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Outcome:
     state: State
     reason: str = ""
     sha256: str = ""
-    trained: str = ""  # sha256 of the float file, where this job trained it
+    trained: str = ""  # sha256 of the float file, where this job trained it or found it in the cache
     metrics: dict[str, Any] = field(default_factory=dict)
     drop: dict[str, Any] = field(default_factory=dict)
     broken: dict[str, float] = field(default_factory=dict)  # metric -> share over its limit
@@ -48,6 +52,8 @@ class Outcome:
     providers: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what passes had to say
     train_s: float = 0.0
+    trained_s: float = 0.0  # what `trained` took, here or where it was found
+    saved_s: float = 0.0  # what was not trained again: another trial, or an earlier run, had done it
     node: str = ""
     pid: int = 0
 

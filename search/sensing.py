@@ -1,6 +1,6 @@
 """Sensitivities of a run's model: measured once, kept with its artefacts under what they depend on."""
 
-import os
+import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import sha256
@@ -18,11 +18,12 @@ from ..spaces.keep import resolve
 from ..spaces.passes import PASSES
 from ..spaces.sensitivity import Sensitivity, from_json
 from ..spaces.subject import Subject, example_inputs
+from .cache import Cache, home
 from .candidate import ARTIFACTS
 from .config import read
 from .cost import Measure
 from .records import Report
-from .run import CONFIG, Run
+from .run import Run
 
 USERS = ("prune", "mixed", "mixed_int8")  # techniques that decide by sensitivities
 Watch = Callable[[float], None]  # the share done, 0-1
@@ -34,7 +35,8 @@ def wanted(wish: Mapping[str, bool | Mapping[str, object]]) -> bool:
 
 
 def sense(
-    subject: Subject, store: str, untouched: str, keep: tuple[str, ...], measure: Measure, report: Report
+    subject: Subject, store: str, cache: str, untouched: str, keep: tuple[str, ...], measure: Measure,
+    report: Report,
 ) -> Sensitivity:
     """On a worker, before the first trial. `untouched` is the sha256 of the untouched model's file."""
     report("measuring how much each layer minds")
@@ -46,7 +48,8 @@ def sense(
             report(f"measuring how much each layer minds, {done:.0%}")
 
     with Lane().working():
-        return found(subject, Store(store).get(untouched), keep, Store(store), tell)
+        file = Store(store).get(untouched)
+        return found(subject, file, keep, Store(store), Cache(cache), tell)
 
 
 def of(path: Path, watch: Watch) -> Sensitivity:
@@ -60,36 +63,38 @@ def of(path: Path, watch: Watch) -> Sensitivity:
     subject = find(config.model, path.parent)
     keep = resolve(config.keep, subject.model())
     file = export(subject.model(), example_inputs(subject)).SerializeToString()
-    return found(subject, file, keep, _store(Path("runs") / path.stem), watch)
+    return found(subject, file, keep, None, Cache(home()), watch)
 
 
 def found(
-    subject: Subject, file: bytes, keep: tuple[str, ...], store: Store, watch: Watch
+    subject: Subject, file: bytes, keep: tuple[str, ...], store: Store | None, cache: Cache, watch: Watch
 ) -> Sensitivity:
-    """From the store when these very figures were measured before, else measured and stored."""
+    """From the cache when these very figures were measured before, else measured; `store` gets a card."""
     examples = subject.split("calibration").inputs
-    name = f"sensitivity-{_layerwise.key(subject.model(), file, examples, keep)}"
-    with suppress(FileNotFoundError, RunError, ValueError):  # a damaged one is measured again
-        return from_json(store.get_card(name))
-    measured = _layerwise.measure(subject.model(), onnx.load_from_string(file), examples, keep, watch)
-    store.put_card(name, {"untouched": sha256(file).hexdigest(), **measured.to_json()})
+    name = _layerwise.key(subject.model(), file, examples, keep)
+    known = _kept(cache, name)
+    measured = known or _layerwise.measure(
+        subject.model(), onnx.load_from_string(file), examples, keep, watch)
+    if not known:
+        cache.put(name, json.dumps(measured.to_json()).encode())
+    if store:
+        store.put_card(f"sensitivity-{name}", {"untouched": sha256(file).hexdigest(), **measured.to_json()})
     return measured
+
+
+def _kept(cache: Cache, name: str) -> Sensitivity | None:
+    entry = cache.get(name)
+    with suppress(RunError, ValueError):  # one that cannot be read is measured again
+        return from_json(json.loads(entry.content)) if entry else None
+    return None
 
 
 def _of_run(run: Run, watch: Watch) -> Sensitivity:
     if run.sensitivity:
         return run.sensitivity
-    subject, store = find(run.config.model, run.path), _store(run.path)
+    subject, store = find(run.config.model, run.path), Store(str((run.path / ARTIFACTS).resolve()))
     keep = resolve(run.config.keep, subject.model())
-    return found(subject, store.get(run.untouched.sha256), keep, store, watch)
-
-
-def _store(run: Path) -> Store:
-    """The run's own, where there is one, else the user's cache: names say what the content depends on."""
-    if (run / CONFIG).is_file():
-        return Store(str((run / ARTIFACTS).resolve()))
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Store(str(Path(home) / "pared"))
+    return found(subject, store.get(run.untouched.sha256), keep, store, Cache(home()), watch)
 
 
 def _decides(wish: bool | Mapping[str, object]) -> bool:

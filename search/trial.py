@@ -37,6 +37,7 @@ from .budget import broken, refused
 from .cost import Cost, Measure, Metrics, cost, latency
 from .limits import nowhere
 from .records import Job, Outcome, Report
+from .trainings import Trainings
 
 Decide = Callable[[Mapping[str, float], Mapping[str, Measurement]], dict[str, float]]
 
@@ -57,6 +58,8 @@ class Bench:
     teacher: Teacher | None = None
     keep: tuple[str, ...] = ()  # paths of modules that no pass may change
     students: Mapping[str, Callable[[], torch.nn.Module]] = field(default_factory=dict)
+    content: str = ""  # sha256 of all that a training depends on beside its recipe
+    cache: str = ""  # URL; none: nothing is looked up or kept
 
 
 def run(job: Job, bench: Bench, measure: Measure, report: Report) -> Outcome:
@@ -86,18 +89,19 @@ class _Trial:
         self.recipe = from_json(job.recipe)
         self.store, self.lane = Store(bench.store), Lane()
         self.inputs = example_inputs(bench.subject)
+        self.trainings = Trainings(bench)
         # The stored float file to start from, where there is one.
         self.known = job.trained or (None if self.recipe.prefix.steps else bench.untouched)
-        self.trained, self.train_s = "", 0.0
+        self.trained, self.train_s, self.trained_s, self.saved_s = "", 0.0, 0.0, job.trained_s
         self.notes: list[str] = []
 
     def outcome(self) -> Outcome:
-        recovers = bool(self.recipe.training_steps) and self.job.trained is None
+        self._look_up()
+        recovers = bool(self.recipe.training_steps) and self.known is None
         needs_training = recovers or bool(self.recipe.tuning_steps)
         with self.lane.working():
             self.report("building")
-            model = None if self.known else self._module()
-            graph = self._float(model)
+            graph = self._float()
             file = self._finished(graph, tuned=False, final=not needs_training)
         found = self._cost(file)
         if self.recipe.steps and not found.readings:
@@ -109,7 +113,7 @@ class _Trial:
         if needs_training:
             started = perf_counter()
             with self.lane.working() as turn:
-                graph = self._recovered(model, turn) if recovers and model else graph
+                graph = self._recovered(turn) if recovers else graph
                 file = self._finished(graph, tuned=True, final=True, turn=turn)
             self.train_s = perf_counter() - started
             found = self._cost(file)
@@ -130,19 +134,36 @@ class _Trial:
             model = MODULE[name].apply(step, model, self._materials())
         return model
 
-    def _float(self, model: torch.nn.Module | None) -> onnx.ModelProto:
-        """The float graph: stored already, the untouched file itself, or exported now."""
+    def _look_up(self) -> None:
+        """Takes a training that an earlier run has done."""
+        found = None if self.known or not self.recipe.training_steps else self.trainings.file(self.recipe)
+        if found:
+            self.known = self.trained = self.store.put(found.content).sha256
+            self.saved_s = self.trained_s = float(found.notes["train_s"])
+            self.notes += [*found.notes["notes"], f"its training of {self.saved_s:.0f} s was in the cache"]
+
+    def _float(self) -> onnx.ModelProto:
+        """The float graph before training: stored already, the untouched file itself, or exported now."""
         if self.known:
             return onnx.load_from_string(self.store.get(self.known))
-        assert model is not None
-        return export(model, self.inputs)
+        untrained = Recipe(tuple(step for _, step in self.recipe.module_steps))
+        if found := self.trainings.file(untrained):
+            return onnx.load_from_string(found.content)
+        graph = export(self._module(), self.inputs)
+        self.trainings.keep_file(untrained, graph)
+        return graph
 
-    def _recovered(self, model: torch.nn.Module, turn: Turn) -> onnx.ModelProto:
+    def _recovered(self, turn: Turn) -> onnx.ModelProto:
         """The float graph after training, stored for the recipes that share it."""
+        started, model = perf_counter(), self._module()
         for name, step in self.recipe.training_steps:
-            model = TRAINING[name].train(step, model, self._materials(turn))
+            for leg in self.trainings.left(self.recipe, TRAINING[name].legs(step), model):
+                model = TRAINING[name].train(leg, model, self._materials(turn))
+                self.trainings.keep_weights(self.recipe, leg, model)
         graph = export(model, self.inputs)
         self.trained = self.store.put(graph.SerializeToString()).sha256
+        self.trained_s = perf_counter() - started
+        self.trainings.keep_file(self.recipe.prefix, graph, self.trained_s, self.notes)
         return graph
 
     def _materials(self, turn: Turn | None = None) -> Materials:
@@ -207,7 +228,8 @@ class _Trial:
         return Outcome(
             "complete", sha256=artifact.sha256, trained=self.trained, metrics=_plain(metrics),
             drop=asdict(lost), broken=self._over(replace(found, metrics=metrics), broken),
-            size_only=_size_only(self.recipe, self.bench.profiles), train_s=self.train_s, notes=self.notes,
+            size_only=_size_only(self.recipe, self.bench.profiles), train_s=self.train_s,
+            trained_s=self.trained_s, saved_s=self.saved_s, notes=self.notes,
             absent=dict(found.absent), shipped=shipped,
             remarks={name: list(r.notes) for name, r in found.readings.items() if r.notes},
             providers={name: dict(r.provider_share) for name, r in found.readings.items()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..hardware_profiles.kernel import Kernel
 from ._replay import HEAVY, Replay
+from .fingerprint import add_arrays, code
 from .graph.grid import Layout, grid, layouts
 from .graph.weighted import array as array_of
 from .graph.weighted import weights
@@ -28,7 +29,6 @@ from .passes._importance import scores
 from .sensitivity import BITS, RATIOS, Layer, Sensitivity
 from .subject import Array
 
-VERSION = 1  # of this code: another number where the same model would get other figures
 EXAMPLES, FEWEST, BATCH = 128, 16, 32
 BLOCK = 32  # inputs of a matrix product that share a scale
 BUDGET = 5.5e11  # multiply-adds: about seven seconds of one core
@@ -79,15 +79,11 @@ def key(
     model: nn.Module, file: bytes, examples: tuple[Array, ...], keep: tuple[str, ...] = ()
 ) -> str:
     """sha256 over everything the figures depend on: equal only where they are."""
-    settings = [VERSION, EXAMPLES, FEWEST, BATCH, BUDGET, BLOCK, BITS, RATIOS, keep]
+    settings = [code(), EXAMPLES, FEWEST, BATCH, BUDGET, BLOCK, BITS, RATIOS, keep]
     digest = sha256(json.dumps(settings).encode())
     digest.update(sha256(file).digest())
-    for array in examples:
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array[:EXAMPLES]).tobytes())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    add_arrays(digest, {str(i): array[:EXAMPLES] for i, array in enumerate(examples)})
+    add_arrays(digest, model.state_dict())
     return digest.hexdigest()
 
 

@@ -21,6 +21,20 @@ class Teacher:
     attention: Mapping[str, Array] = field(default_factory=dict)
 
 
+def to_arrays(teacher: Teacher) -> dict[str, Array]:
+    """As named arrays; `from_arrays` is the way back."""
+    return {"outputs": teacher.outputs, **{f"maps/{path}": x for path, x in teacher.maps.items()},
+            **{f"attention/{path}": x for path, x in teacher.attention.items()}}
+
+
+def from_arrays(arrays: Mapping[str, Array]) -> Teacher:
+    parts: dict[str, dict[str, Array]] = {"outputs": {}, "maps": {}, "attention": {}}
+    for name, array in arrays.items():
+        kind, _, path = name.partition("/")
+        parts[kind][path] = array
+    return Teacher(parts["outputs"][""], parts["maps"], parts["attention"])
+
+
 def _ignore(_: object) -> None:
     return None
 

@@ -42,6 +42,7 @@ class Scope:
     sensitivity: Sensitivity | None = None
     taps: tuple[str, ...] = ()  # modules whose outputs a student can be taught
     batch_norm: bool = True  # whether a scale of each channel says what it is worth
+    rungs: tuple[int, ...] = ()  # epochs at which a training is judged, and goes on only if it is worth it
 
     @property
     def width_step(self) -> int:
@@ -106,6 +107,10 @@ class ModulePass(Pass, Protocol):
 
 
 class TrainingPass(Pass, Protocol):
+    def legs(self, step: Any) -> tuple[Any, ...]:
+        """Steps that `train` takes one after the other; what each leaves can be kept and gone on from."""
+        return (step,)
+
     def train(self, step: Any, model: nn.Module, materials: Materials) -> nn.Module: ...
 
 

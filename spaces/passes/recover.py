@@ -6,7 +6,7 @@ Soft targets: Hinton et al. 2015, arXiv:1503.02531. Transfer of features and att
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -29,6 +29,8 @@ class Recover:
     """AdamW with a one-cycle rate; `soft_weight` 0 trains on the labels alone, 1 on the teacher.
 
     `transfer` adds `transfer_weight` times the distance from the teacher's "features" or "attention".
+    `after` are numbers of epochs at which earlier legs of the same training ended: each leg goes on from
+    the weights of the one before, with a cycle of the rate and an optimiser of its own.
     """
 
     epochs: int
@@ -37,15 +39,25 @@ class Recover:
     soft_weight: float
     transfer: str = NONE
     transfer_weight: float = 1.0
+    after: tuple[int, ...] = ()
 
     @property
     def settings(self) -> Settings:
-        return Settings(self.epochs, self.learning_rate, self.temperature, self.soft_weight)
+        """Of the last leg."""
+        epochs = self.epochs - max(self.after, default=0)
+        return Settings(epochs, self.learning_rate, self.temperature, self.soft_weight)
+
+    @property
+    def legs(self) -> tuple["Recover", ...]:
+        """The trainings it consists of, each after those before it."""
+        ends = (*self.after, self.epochs)
+        return tuple(replace(self, epochs=end, after=ends[:i]) for i, end in enumerate(ends))
 
     def __str__(self) -> str:
         soft = f"T {self.temperature:g} x {self.soft_weight:g}" if self.soft_weight else "labels only"
         more = "" if self.transfer == NONE else f", {self.transfer} x {self.transfer_weight:g}"
-        return f"recover {self.epochs} ep {self.learning_rate:.2g} ({soft}{more})"
+        legs = "".join(f"{end}+" for end in self.after)
+        return f"recover {legs}{self.epochs} ep {self.learning_rate:.2g} ({soft}{more})"
 
 
 class RecoverPass(TrainingPass):
@@ -66,7 +78,7 @@ class RecoverPass(TrainingPass):
     def knobs(self, scope: Scope) -> dict[str, Knob]:
         kinds = (NONE, FEATURES, ATTENTION) if scope.taps else (NONE,)
         return {
-            "epochs": IntRange(1, LONGEST if scope.students else LONG, log=True),
+            "epochs": _epochs(scope),
             "learning_rate": FloatRange(3e-4, 1e-2, log=True),
             "temperature": FloatRange(1.0, 8.0, step=1.0),
             "soft_weight": FloatRange(0.0, 1.0, step=0.1),
@@ -80,19 +92,29 @@ class RecoverPass(TrainingPass):
                                    "soft_weight": 0.8, "transfer": NONE}
         return (short, {**short, "epochs": 16}) if scope.students else (short,)
 
-    def decode(self, values: Mapping[str, Value], scope: Scope) -> Recover:
-        return Recover(int(values["epochs"]), float(values["learning_rate"]),
+    def decode(self, values: Mapping[str, Value], scope: Scope) -> Recover | None:
+        epochs = int(values["epochs"])
+        if scope.rungs:
+            epochs = min(scope.rungs, key=lambda rung: (abs(rung - epochs), rung))
+        step = Recover(epochs, float(values["learning_rate"]),
                        float(values["temperature"]), float(values["soft_weight"]),
-                       str(values.get("transfer", NONE)), float(values.get("transfer_weight", 1.0)))
+                       str(values.get("transfer", NONE)), float(values.get("transfer_weight", 1.0)),
+                       tuple(rung for rung in scope.rungs if 0 < rung < epochs))
+        return step if epochs else None
+
+    def legs(self, step: Recover) -> tuple[Recover, ...]:
+        return step.legs
 
     def train(self, step: Recover, model: nn.Module, materials: Materials) -> nn.Module:
-        """A trained copy, in evaluation mode.
+        """A copy, trained for the last leg, in evaluation mode.
 
         Raises TrainingError when it keeps diverging, GateError when nothing was trained or transferred.
         """
         student = copy.deepcopy(model)
+        if step.after:  # each leg sees the examples in an order of its own
+            materials = replace(materials, seed=materials.seed + step.after[-1])
         still = [module for path, module in student.named_modules() if kept(path, materials.keep)]
-        thinner = partial(thin_, student)
+        thinner = (lambda _: thin_(student, 1.0)) if step.after else partial(thin_, student)
         if step.transfer == NONE:
             train_(student, materials, step.settings, frozen=still, after_step=thinner)
         else:
@@ -102,6 +124,12 @@ class RecoverPass(TrainingPass):
         thin_(student, 1.0)  # the last batch may have been too small to train on
         check(model, student, materials.keep)
         return student
+
+
+def _epochs(scope: Scope) -> IntRange:
+    if scope.rungs:
+        return IntRange(scope.rungs[0], scope.rungs[-1], log=scope.rungs[0] > 0)
+    return IntRange(1, LONGEST if scope.students else LONG, log=True)
 
 
 def check(before: nn.Module, after: nn.Module, keep: tuple[str, ...]) -> None:
