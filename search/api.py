@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, RunError
+from ..evaluators.artifact import Store
 from ..evaluators.devices import device
 from ..evaluators.subjects.find import check, find
 from ..evaluators.subjects.students import Factory, find_students
@@ -20,6 +21,7 @@ from .cache import RUN_ONLY, Cache, home, opened
 from .candidate import ARTIFACTS
 from .config import RunConfig, build, dump
 from .driver import Driver
+from .inherit import Inheritance, inherited, take_over
 from .journal import NAME, owned
 from .limits import limits, size_counts
 from .prepare import Prepared, prepare, teach
@@ -42,6 +44,7 @@ def search(
     timeout: str | float | None = None,
     out: str | Path = "runs/run",
     students: Mapping[str, str | Factory] | None = None,
+    from_run: str | Path | None = None,
     **settings: Any,
 ) -> Run:
     """Searches and returns the finished run.
@@ -49,7 +52,9 @@ def search(
     `subject` is a Subject or what a run file's `model` takes. `budgets` is written as in a run file
     (`{"host-cpu": {"latency": "2ms"}, "size": "25%"}`), as are the keys of `settings`:
     `max_accuracy_drop`, `objectives`, `space`, `keep`, `search`, `cluster`. `students` are other
-    architectures to try, each a function that builds one or what a run file takes. Raises UserError.
+    architectures to try, each a function that builds one or what a run file takes. `from_run` is a run of the
+    same model, for other devices or budgets: all that it knows is scored here and its trainings are not done
+    again; `trials` come on top. Raises UserError.
     """
     reference = subject if isinstance(subject, str) else IN_PYTHON
     named = {name: given if isinstance(given, str) else IN_PYTHON for name, given in (students or {}).items()}
@@ -57,7 +62,8 @@ def search(
               "students": named, **settings}
     config = build(fields, {"search.trials": trials, "search.timeout": timeout}, "pared.search")
     found = find(subject, Path.cwd()) if isinstance(subject, str) else check(subject)
-    return start(config, found, Path(out), Path.cwd(), students=students)
+    origin = Path(from_run) if from_run else None
+    return start(config, found, Path(out), Path.cwd(), students=students, origin=origin)
 
 
 def resume(
@@ -104,8 +110,12 @@ def start(
     base: Path,
     watch: Watch | None = None,
     students: Mapping[str, str | Factory] | None = None,
+    origin: Path | None = None,
 ) -> Run:
-    """A new run in `out`, which must not be there yet. References are relative to `base`."""
+    """A new run in `out`, which must not be there yet. References are relative to `base`.
+
+    `origin` is a run of the same model that it starts from.
+    """
     if (out / CONFIG).exists():
         with owned(out):  # names the pid when a driver is alive in there
             raise RunError(f"{out} is a run already; `pared resume {out}` goes on with it, "
@@ -114,11 +124,17 @@ def start(
         raise RunError(f"{out} exists and is not empty; name another directory with --out")
     spaces.check_names(config.space)
     found = find_students(_named(config, students), subject, base)
+    known = inherited(origin) if origin else None
+    if known:  # the trials that were asked for come on top of what is known
+        more = config.search.trials + len(known.known) + 1
+        config = config.model_copy(update={"search": config.search.model_copy(update={"trials": more})})
     try:
         (out / ARTIFACTS).mkdir(parents=True, exist_ok=True)
         with owned(out):
             keep_config(out, _absolute(config, base))
-            _drive(out, config, subject, found, watch)
+            if known and origin:
+                known = take_over(known, origin, Store(str((out / ARTIFACTS).resolve())))
+            _drive(out, config, subject, found, watch, known)
     except OSError as error:
         raise RunError(f"cannot write {out}: {error}") from error
     finally:
@@ -139,7 +155,8 @@ def _named(config: RunConfig, given: Mapping[str, str | Factory] | None) -> dict
 
 
 def _drive(
-    out: Path, config: RunConfig, subject: Subject, students: Mapping[str, Factory], watch: Watch | None
+    out: Path, config: RunConfig, subject: Subject, students: Mapping[str, Factory], watch: Watch | None,
+    origin: Inheritance | None = None,
 ) -> None:
     profiles = config.searched
     for profile in profiles:  # told before a cluster starts
@@ -152,6 +169,7 @@ def _drive(
         shared = workers.share(subject)
         ready: Prepared = workers.call(
             prepare, shared, profiles, store, known, cluster.cpus_per_worker, config.keep, tuple(students))
+        _check_same(ready, origin)
         scope = replace(ready.scope, rungs=config.search.rungs)
         if wanted(config.space):
             found = workers.call(sense, shared, store, cache.url, ready.untouched.sha256, ready.keep)
@@ -162,7 +180,7 @@ def _drive(
                       ready.untouched.sha256, ready.scores, ready.untouched.latency_ms,
                       limits(config, ready.untouched), teacher, ready.keep, students, ready.content,
                       cache.url)
-        _search(out, config, space, bench, workers, ready, watch)
+        _search(out, config, space, bench, workers, ready, watch, origin)
         cache.gc(parse(cluster.cache_size, "size").limit)
 
 
@@ -174,10 +192,12 @@ def _search(
     workers: Crew,
     ready: Prepared,
     watch: Watch | None,
+    origin: Inheritance | None,
 ) -> None:
     with book.opened(out, config, sampler(space, config)) as study, heartbeat(out) as beat:
         if book.untouched(study) is None:
             book.keep_untouched(study, ready.untouched)
+            study.set_user_attr(book.CONTENT, ready.content)
 
         def watched(driver: Driver) -> None:
             beat(driver)
@@ -185,10 +205,19 @@ def _search(
                 watch(driver)
 
         driver = Driver(study, space, config, bench, workers, watched)
+        if origin:
+            driver.inherit(origin)
         driver.loop()
         while missing := Run(out).unfinished():
             driver.score_front(missing)  # a figure measured at length may bring another to the front
         beat(driver)
+
+
+def _check_same(ready: Prepared, origin: Inheritance | None) -> None:
+    """Raises RunError: what is to be taken over is of another model, other data or another loss."""
+    if origin and origin.content != ready.content:
+        raise RunError("the run to start from is of another model, other training data or another loss; "
+                       "start a run without --from")
 
 
 def _absolute(config: RunConfig, base: Path) -> RunConfig:

@@ -61,8 +61,13 @@ def demo(
 
 @app.command()
 def search(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", show_default=False)],
+    run_file: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.  [default: runs/NAME]")] = None,
+    from_: Annotated[Path | None, typer.Option(
+        "--from", metavar="DIR",
+        help="A run of the same model: score all it knows, train only what is new.")] = None,
+    profile: Annotated[list[str] | None, typer.Option(
+        help="In place of the profiles of the run file; may be given several times.")] = None,
     trials: Trials = None,
     timeout: Timeout = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
@@ -73,14 +78,18 @@ def search(
                                                    help="Any key of the run file.")] = None,
     json_: Json = False,
 ) -> None:
-    """Search the space of a run file and print the front."""
+    """Search the space of a run file, or of an earlier run for other devices, and print the front."""
+    run_file = run_file or (from_ / "run.yaml" if from_ else None)
+    if run_file is None:
+        raise UserError("search: name a run file, or a run to start from with --from DIR")
     config = _room("config")
     changed = {"search.trials": trials, "search.timeout": timeout, "search.seed": seed,
                "cluster.address": address, "cluster.workers": workers,
                "accept_uncalibrated": accept_uncalibrated or None}
     changed |= dict(config.override(text) for text in set_ or [])
-    read = config.read(run_file, changed)
-    _finish(_start(read, out or Path("runs") / run_file.stem, run_file.parent), json_)
+    read = config.read(run_file, changed, profile)
+    named = Path("runs") / (f"{from_.name}-{'-'.join(read.names)}" if from_ else run_file.stem)
+    _finish(_start(read, out or named, run_file.parent, from_), json_)
 
 
 @app.command()
@@ -249,10 +258,10 @@ def _run(folder: Path) -> Any:
     return _room("run").Run(folder)
 
 
-def _start(config: Any, out: Path, base: Path) -> Any:
+def _start(config: Any, out: Path, base: Path, origin: Path | None = None) -> Any:
     # The subject is found first: a wrong one is told before a cluster starts.
     subject = import_module("pared.evaluators.subjects.find").find(config.model, base)
-    return _searched(lambda watch: _room("api").start(config, subject, out, base, watch), out)
+    return _searched(lambda watch: _room("api").start(config, subject, out, base, watch, origin=origin), out)
 
 
 def _searched(work: Any, out: Path) -> Any:

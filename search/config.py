@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -53,6 +53,13 @@ def _absolute_size(text: str | float) -> str | float:
     return text
 
 
+def _ascending(rungs: tuple[int, ...]) -> tuple[int, ...]:
+    if len(rungs) == 1 or rungs != tuple(sorted(set(rungs))) or min(rungs, default=0) < 0:
+        raise ValueError(f"rungs are two or more ascending numbers of epochs, such as [1, 3, 9], got {rungs}")
+    return rungs
+
+
+Rungs = Annotated[tuple[int, ...], AfterValidator(_ascending)]
 Duration = Annotated[float, BeforeValidator(seconds)]
 Latency = Annotated[str | float, _budget("latency")]
 Size = Annotated[str | float, _budget("size")]
@@ -96,7 +103,7 @@ class SearchSettings(_Strict):
     trial_timeout: Duration = Field(1800.0, description="a candidate that runs longer is stopped")
     seed: int = Field(0, ge=0)
     sampler: Literal["tpe", "front"] = Field("tpe", description="who proposes: Optuna's TPE or FrontSampler")
-    rungs: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    rungs: Rungs = Field(
         (), description="epochs, such as [1, 3, 9], at which recovery is judged: only the best go on")
     max_attempts: int = Field(3, ge=1, description="runs of one candidate whose worker or node dies")
 
@@ -176,8 +183,12 @@ def check_trusted(machine: HardwareProfile, latency: str | float) -> None:
         "to the untouched model (50% or 3x), or say --accept-uncalibrated (accept_uncalibrated: true)")
 
 
-def read(path: Path, overrides: Mapping[str, object] | None = None) -> RunConfig:
+def read(
+    path: Path, overrides: Mapping[str, object] | None = None, profiles: Sequence[str] | None = None
+) -> RunConfig:
     """The checked run file, `overrides` (`{"search.trials": 40}`) laid over it.
+
+    `profiles`, paths among them relative to here, take the place of its own; budgets of others are left out.
 
     Raises ConfigError naming the key, what was got and what is allowed.
     """
@@ -187,6 +198,12 @@ def read(path: Path, overrides: Mapping[str, object] | None = None) -> RunConfig
         raise ConfigError(f"run file {path}: {error}") from error
     if not isinstance(fields, dict):
         raise ConfigError(f"run file {path}: expected keys such as model and budgets, got {fields!r}")
+    if profiles:
+        named = [str(_absolute(name, Path.cwd())) for name in profiles]
+        names = [load(name).name for name in named]
+        fields["profiles"] = named
+        fields["budgets"] = {name: budget for name, budget in (fields.get("budgets") or {}).items()
+                             if name in ("size", *names)}
     return build(fields, overrides or {}, str(path), path.parent)
 
 

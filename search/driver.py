@@ -17,9 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 from ..errors import RunError
 from ..evaluators.artifact import Store
 from ..spaces.recipe import Recipe, from_json
-from ..spaces.space import Space, Values
+from ..spaces.space import EPOCHS, Space, Values
 from . import study as book
 from .config import RunConfig
+from .halving import Halving
+from .inherit import Inheritance
 from .records import Job, Outcome
 from .sampler import Exhausted
 from .suggest import suggest
@@ -61,6 +63,11 @@ class Driver:
     started: float = field(default_factory=time.time)
     waited_s: float = 0.0
     exhausted: bool = False
+    halving: Halving = field(init=False)
+    recipes: dict[str, Values] = field(default_factory=dict)  # training -> parameters that spell it
+
+    def __post_init__(self) -> None:
+        self.halving = Halving(self.space.scope.rungs)
 
     def loop(self) -> None:
         """Until the trials are used up, the time is over, or nothing new is left to propose."""
@@ -74,6 +81,23 @@ class Driver:
                 self._land(number, result)
             self._stop_overdue()
             self.watch(self)
+
+    def inherit(self, found: Inheritance) -> None:
+        """Has all that another run knows scored here first, and no training done twice."""
+        self.study.set_user_attr(book.TRAINED, {name: list(each) for name, each in found.trained.items()})
+        self.study.enqueue_trial(self.space.anchors()[0], user_attrs={book.ORIGIN: "anchor"})
+        variants: list[Values] = []
+        for each in found.known:
+            values = self.space.snapped(each.values)
+            notes = {book.ORIGIN: "known", book.FILE: each.sha256}
+            recipe = self.space.decode(values)
+            if recipe != each.recipe:
+                notes[book.GIVEN] = each.recipe.json
+            self.study.enqueue_trial(values if recipe == each.recipe else {}, user_attrs=notes)
+            if recipe.prefix.digest in found.trained:
+                variants += self.space.siblings(values)
+        for values in variants:
+            self._enqueue(values, "sibling")
 
     def score_front(self, front: list[str]) -> None:
         """Scores each artefact a last time, once in the life of the run."""
@@ -96,6 +120,8 @@ class Driver:
 
     def _remember(self) -> None:
         """Takes up what earlier drivers left: finished recipes, trained prefixes, running trials."""
+        for digest, each in self.study.user_attrs.get(book.TRAINED, {}).items():
+            self.trained[digest] = tuple(each)
         running: list[FrozenTrial] = []
         for frozen in book.real(self.study.get_trials(deepcopy=False)):
             if frozen.state == TrialState.RUNNING:
@@ -104,6 +130,7 @@ class Driver:
                 recipe = from_json(frozen.user_attrs[book.RECIPE])
                 self.seen[recipe.digest] = frozen.number
                 self._note_training(recipe, frozen.user_attrs.get(book.OUTCOME, {}))
+                self._note_rung(frozen.params, frozen.user_attrs.get(book.OUTCOME, {}))
         for frozen in running:
             self._adopt(frozen)
         for values in self.space.anchors():
@@ -111,7 +138,7 @@ class Driver:
 
     def _adopt(self, frozen: FrozenTrial) -> None:
         trial = optuna.Trial(self.study, frozen._trial_id)
-        recipe = self.space.decode(suggest(trial, self.space))
+        recipe = self._recipe(trial)
         attempt = int(frozen.user_attrs.get(book.ATTEMPT, 0))
         if recipe.digest in self.seen:
             book.put_aside(self.study, trial, self.seen[recipe.digest])
@@ -152,7 +179,7 @@ class Driver:
         for _ in range(REASKS):
             trial = self.study.ask()
             try:
-                recipe = self.space.decode(suggest(trial, self.space))
+                recipe = self._recipe(trial)
             except Exhausted:
                 book.put_aside(self.study, trial, trial.number)
                 break
@@ -162,6 +189,11 @@ class Driver:
             book.put_aside(self.study, trial, self.seen[recipe.digest])
         self.exhausted = True
         return None
+
+    def _recipe(self, trial: optuna.Trial) -> Recipe:
+        """As the sampler proposes, or the one that the trial was given."""
+        given = trial.user_attrs.get(book.GIVEN)
+        return from_json(given) if given else self.space.decode(suggest(trial, self.space))
 
     def _write_ahead(self, trial: optuna.Trial, recipe: Recipe) -> None:
         self.seen[recipe.digest] = trial.number
@@ -175,8 +207,9 @@ class Driver:
         flight.trial.set_user_attr(book.ATTEMPT, flight.attempt)
         flight.trial.set_user_attr(book.STARTED, flight.submitted)
         number = flight.trial.number
-        known = self.trained.get(flight.recipe.prefix.digest, (None, 0.0))
-        self.crew.submit(number, run, Job(number, flight.recipe.json, *known), shared)
+        trained, trained_s = self.trained.get(flight.recipe.prefix.digest, (None, 0.0))
+        job = Job(number, flight.recipe.json, trained, trained_s, flight.trial.user_attrs.get(book.FILE))
+        self.crew.submit(number, run, job, shared)
         self.out[number] = flight
 
     def _land(self, number: int, result: Outcome | Fault) -> None:
@@ -203,14 +236,30 @@ class Driver:
         self._write_card(flight, outcome)
         book.tell(self.study, flight.trial, outcome, [n for n, _ in book.objectives(self.config)])
         self._note_training(flight.recipe, outcome.to_json())
-        if outcome.trained:
+        self._note_rung(flight.trial.params, outcome.to_json())
+        for training, epochs in self.halving.ask():
+            self._enqueue({**self.recipes[str(training)], EPOCHS: epochs}, "promotion")
+        if outcome.trained and not self._is_begun(flight.trial.params):
             for values in self.space.siblings(flight.trial.params):
-                self._enqueue(values)
+                self._enqueue(values, "sibling")
 
-    def _enqueue(self, values: Values) -> None:
+    def _enqueue(self, values: Values, origin: str) -> None:
         recipe = self.space.decode(values)
         if recipe.digest not in self.seen:
-            self.study.enqueue_trial(values, user_attrs={book.ORIGIN: "sibling"})
+            self.study.enqueue_trial(values, user_attrs={book.ORIGIN: origin})
+
+    def _is_begun(self, values: Values) -> bool:
+        """Whether it is at the first of several rungs: its variants can wait until it goes on."""
+        training = self.space.training(values)
+        return training is not None and training[1] == self.halving.rungs[0]
+
+    def _note_rung(self, values: Values, outcome: dict[str, Any]) -> None:
+        """What a training came to at its number of epochs, for the choice of those that go on."""
+        training = self.space.training(values)
+        if training and outcome.get("state") == "complete" and not outcome["broken"]:
+            name, epochs = training
+            self.recipes.setdefault(name, dict(values))
+            self.halving.tell(name, epochs, book.losses(self.config, outcome))
 
     def _write_card(self, flight: Flight, outcome: Outcome) -> None:
         if outcome.state == "complete":

@@ -18,7 +18,7 @@ from ..evaluators.latency import THOROUGH
 from ..evaluators.runtimes import runtime
 from ..hardware_profiles.liveness import activation_peak_bytes
 from ..hardware_profiles.profile import HardwareProfile
-from ..spaces.fingerprint import content
+from ..spaces.fingerprint import code, content
 from ..spaces.keep import resolve
 from ..spaces.materials import Teacher, from_arrays, to_arrays
 from ..spaces.passes import Scope
@@ -86,7 +86,7 @@ def teach(
     """What all trials are taught by: the untouched model's outputs, and those `kinds` of its taps."""
     report("remembering what the model says")
     torch.set_num_threads(os.cpu_count() or 1)  # nothing else runs yet
-    kept, name = Cache(cache), key("teacher", content, taps, kinds)
+    kept, name = Cache(cache), key("teacher", code(), content, taps, kinds)
     if known := kept.arrays(name):
         return from_arrays(known)
     with Lane().working():

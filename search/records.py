@@ -25,12 +25,14 @@ class Job:
     """One recipe to score.
 
     `trained`: sha256 of the float file its prefix was trained to in this run, and how long that took.
+    `file`: sha256 of the finished file, where another run has made it.
     """
 
     trial: int
     recipe: str
     trained: str | None = None
     trained_s: float = 0.0
+    file: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ STUDY = "pared"
 # User attributes of a trial.
 RECIPE, DIGEST, ATTEMPT, STARTED, ENDED = "recipe", "digest", "attempt", "started", "ended"
 OUTCOME, REPEAT_OF, ORIGIN = "outcome", "repeat_of", "origin"
-UNTOUCHED = "untouched"  # of the study
+FILE, GIVEN = "file", "given"  # sha256 of a file that is there already; a recipe that no knobs spell
+UNTOUCHED, CONTENT, TRAINED = "untouched", "content", "trained"  # of the study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -89,6 +91,12 @@ def tell(study: optuna.Study, trial: optuna.Trial, outcome: Outcome, names: list
     values = [outcome.metrics[name]["value"] if name in outcome.metrics else _worst(study, i)
               for i, name in enumerate(names)]
     study.tell(trial, values, skip_if_finished=True)
+
+
+def losses(config: RunConfig, outcome: Mapping[str, Any]) -> tuple[float, ...]:
+    """Of a complete outcome: its objectives, each to be small; infinite where a device does not run it."""
+    return tuple((-1.0 if direction == "maximize" else 1.0) * outcome["metrics"][name]["value"]
+                 if name in outcome["metrics"] else inf for name, direction in objectives(config))
 
 
 def _worst(study: optuna.Study, objective: int) -> float:

@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from ..spaces.knob import Choice, IntRange, Knob, Value
 from ..spaces.passes import PASSES
-from ..spaces.space import Space, Values, own
+from ..spaces.space import EPOCHS, Space, Values, own
 from .config import RunConfig
 from .sampler import FrontSampler
 from .study import objectives
@@ -37,9 +37,15 @@ def suggest(trial: optuna.Trial, space: Space) -> Values:
 
 def sampler(space: Space, config: RunConfig) -> optuna.samplers.BaseSampler:
     """The one that the run file asks for."""
+    fidelity = EPOCHS if config.search.rungs and EPOCHS in space.knobs else None
     if config.search.sampler == "front":
-        return front(space, dict(objectives(config)), config.search.seed)
-    return tpe(config.search.seed)
+        return front(space, dict(objectives(config)), config.search.seed, fidelity)
+    chosen = tpe(config.search.seed)
+    if fidelity is None:
+        return chosen
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.PartialFixedSampler({fidelity: config.search.rungs[0]}, chosen)
 
 
 def tpe(seed: int) -> optuna.samplers.BaseSampler:
@@ -49,7 +55,9 @@ def tpe(seed: int) -> optuna.samplers.BaseSampler:
                                           n_startup_trials=20, seed=seed)
 
 
-def front(space: Space, objectives: Mapping[str, str], seed: int) -> FrontSampler:
+def front(
+    space: Space, objectives: Mapping[str, str], seed: int, fidelity: str | None = None
+) -> FrontSampler:
     """Over the whole space; what a recipe is expected to leave of the model is known beforehand."""
 
     def active(values: Values) -> Values:
@@ -61,4 +69,5 @@ def front(space: Space, objectives: Mapping[str, str], seed: int) -> FrontSample
         return {"work": prod(share.work for share in shares), "bytes": prod(share.bytes for share in shares)}
 
     distributions = {name: distribution(knob) for name, knob in space.knobs.items()}
-    return FrontSampler(distributions, objectives, left, seed=seed, active=active)
+    return FrontSampler(distributions, objectives, left, seed=seed, active=active,
+                        fidelity=fidelity)

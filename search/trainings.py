@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import torch
 
-from ..spaces.fingerprint import of_module
+from ..spaces.fingerprint import code, of_module
 from ..spaces.passes._base import Step
 from ..spaces.passes.student import fresh
 from ..spaces.recipe import Recipe
@@ -61,7 +61,7 @@ class Trainings:
         bench = self.bench
         students = {name: of_module(fresh(build, bench.seed)) for name, build in bench.students.items()
                     if f'"{name}"' in recipe.json}
-        return key(kind, bench.content, bench.seed, bench.keep, students, recipe.json)
+        return key(kind, code(), bench.content, bench.seed, bench.keep, students, recipe.json)
 
 
 def _until(recipe: Recipe, leg: Step) -> Recipe:

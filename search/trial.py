@@ -96,6 +96,8 @@ class _Trial:
         self.notes: list[str] = []
 
     def outcome(self) -> Outcome:
+        if self.job.file:
+            return self._known(self.store.get(self.job.file))
         self._look_up()
         recovers = bool(self.recipe.training_steps) and self.known is None
         needs_training = recovers or bool(self.recipe.tuning_steps)
@@ -104,12 +106,8 @@ class _Trial:
             graph = self._float()
             file = self._finished(graph, tuned=False, final=not needs_training)
         found = self._cost(file)
-        if self.recipe.steps and not found.readings:
-            raise MetricError("; ".join(f"{name}: {why}" for name, why in found.absent.items()))
-        over = self._over(found, refused if needs_training else broken)
-        if self.recipe.steps and nowhere(over, found.readings):
-            return Outcome("refused", _reason(over, found, self.bench.limits), broken=over,
-                           metrics=_plain(found.metrics), absent=dict(found.absent))
+        if refusal := self._refusal(found, refused if needs_training else broken):
+            return refusal
         if needs_training:
             started = perf_counter()
             with self.lane.working() as turn:
@@ -120,6 +118,27 @@ class _Trial:
         with self.lane.working():
             self.report("scoring")
             return self._scored(file, found)
+
+    def _known(self, file: bytes) -> Outcome:
+        """Of a file that another run has made: only its cost here is new."""
+        found = self._cost(file)
+        if refusal := self._refusal(found, broken):
+            return refusal
+        with self.lane.working():
+            self.report("scoring")
+            return self._scored(file, found)
+
+    def _refusal(self, found: Cost, decide: Decide) -> Outcome | None:
+        """Raises MetricError where no device runs the file."""
+        if not self.recipe.steps:
+            return None  # the untouched model is always there to be compared with
+        if not found.readings:
+            raise MetricError("; ".join(f"{name}: {why}" for name, why in found.absent.items()))
+        over = self._over(found, decide)
+        if not nowhere(over, found.readings):
+            return None
+        return Outcome("refused", _reason(over, found, self.bench.limits), broken=over,
+                       metrics=_plain(found.metrics), absent=dict(found.absent))
 
     def _over(self, found: Cost, decide: Decide) -> dict[str, float]:
         """Metric -> share over its limit; a budget on a device that does not run the file counts as 1."""

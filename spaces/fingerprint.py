@@ -1,4 +1,4 @@
-"""What a result depends on, as one text: equal only where model, data, loss and this code are equal.
+"""What a result depends on, as texts: `content` of the model, its data and its loss; `code` of this package.
 
 Names and shapes say nothing of weights, and weights nothing of dropout, of a loss or of a `forward` that
 trains differently. So all of it counts: the weights, the data, the source files of the user's classes, and
@@ -30,7 +30,7 @@ PROBE = 8  # training examples of the small step
 
 def content(subject: Subject) -> str:
     """sha256 of everything about a subject that a training of it, in any recipe, depends on."""
-    digest = sha256(code().encode())
+    digest = sha256()
     model = subject.model()
     _add_module(digest, model)
     _add_sources(digest, [subject, *model.modules()])

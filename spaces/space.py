@@ -8,6 +8,7 @@ from ..hardware_profiles.profile import Ability
 from . import legal
 from .knob import Choice, Knob, Value
 from .passes import FILE, MODULE, PASSES, TRAINING, TUNING, Scope
+from .passes.recover import nearest_rung
 from .recipe import Recipe
 
 Values = dict[str, Value]
@@ -22,6 +23,7 @@ LONGER = {"student": {"recover": 1}}
 SPREAD = ("mixed", "mixed_int8")
 
 PRUNE, RECOVER, PRECISION, NONE = "prune", "recover", "precision", "none"
+EPOCHS = "recover.epochs"  # how long a training is, which rungs take the place of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,10 @@ class Space:
         on |= {brought for name in on for brought in self._brought(name)}
         return [name for name in legal.ORDER if name in on]
 
+    def snapped(self, values: Mapping[str, Value]) -> Values:
+        """Values of another space at the nearest that there is here."""
+        return self.walk(lambda name, knob: knob.nearest(values.get(name, False)))
+
     def anchors(self) -> list[Values]:
         """The untouched model, then the known-good recipes, each snapped to the narrowed knobs."""
         formats = [NONE, *(n for n in ("fp16", "int8_static") if n in self.formats)]
@@ -78,6 +84,13 @@ class Space:
             able = [precision for precision in self.formats if precision in legal.REQUIRES[name]]
             found += [self.setting({name: 0}, precision) for precision in able[:1]]
         return self._distinct(found)
+
+    def training(self, values: Mapping[str, Value]) -> tuple[str, int] | None:
+        """A name for a training whatever its number of epochs, and that number; None where there is none."""
+        if EPOCHS not in values or not (rungs := self.scope.rungs):
+            return None
+        most = self.decode({**values, EPOCHS: rungs[-1]})
+        return most.prefix.digest, nearest_rung(rungs, int(values[EPOCHS]))
 
     def siblings(self, values: Mapping[str, Value]) -> list[Values]:
         """Every post-training variant, at its usual settings, of what the values train."""
@@ -184,6 +197,7 @@ def build(scope: Scope, wish: Wish, size_counts: bool = True) -> Space:
     """
     check_names(wish)
     left_out = {name: why for name in PASSES if (why := _left_out(name, scope, wish, size_counts))}
+    _check_rungs(scope, wish, left_out)
     used = [name for name in PASSES if name not in left_out]
     knobs: dict[str, Knob] = {name: Choice((False, True)) for name in used if _has_switch(name)}
     knobs |= _format_switches(used)
@@ -191,6 +205,15 @@ def build(scope: Scope, wish: Wish, size_counts: bool = True) -> Space:
         own = PASSES[name].knobs(scope)
         knobs |= {f"{name}.{k}": v for k, v in _narrowed(name, own, wish.get(name, True)).items()}
     return Space(scope, knobs, left_out)
+
+
+def _check_rungs(scope: Scope, wish: Wish, left_out: Mapping[str, str]) -> None:
+    """Raises ConfigError where rungs have nothing to decide, or something else decides it."""
+    if scope.rungs and RECOVER in left_out:
+        raise ConfigError(f"search.rungs: nothing is trained here: recover is {left_out[RECOVER]}")
+    wished = wish.get(RECOVER, True)
+    if scope.rungs and isinstance(wished, Mapping) and "epochs" in wished:
+        raise ConfigError("search.rungs and space.recover.epochs both say how long to train; leave one out")
 
 
 def check_names(wish: Wish) -> None:

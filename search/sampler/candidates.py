@@ -5,6 +5,7 @@ import numpy as np
 from . import pool
 from .activity import Activity
 from .costs import Costs
+from .fidelity import Fidelity
 from .history import History
 from .vectors import Levels, Rows, Vectors
 
@@ -24,14 +25,16 @@ class Candidates:
     `anywhere` are those that are looked at for every proposal. Raises Exhausted: none is allowed.
     """
 
-    def __init__(self, vectors: Vectors, costs: Costs, asked: Activity, seed: int) -> None:
-        self.vectors, self.costs, self.asked = vectors, costs, asked
+    def __init__(
+        self, vectors: Vectors, costs: Costs, asked: Activity, fidelity: Fidelity, seed: int
+    ) -> None:
+        self.vectors, self.costs, self.asked, self.fidelity = vectors, costs, asked, fidelity
         self.anywhere, self._draws = self._drawn(np.random.default_rng(seed))
         self._keys = vectors.keys(self.anywhere[0])
 
     def of(self, history: History, dice: np.random.Generator) -> Table:
         """Those near the front first. Raises Exhausted."""
-        tried = set(self.vectors.keys(history.tried))
+        tried = set(self.vectors.keys(self.fidelity.begun(history.tried)))
         rows, costs = self.anywhere
         new = np.array([key not in tried for key in self._keys], bool)
         near = self._allowed(self._distinct(self.asked(self._near(history, dice)), tried))
@@ -61,7 +64,7 @@ class Candidates:
         return pool.nearby(self.vectors.sizes, self.vectors.levels(front), NEAR * self._draws, dice)
 
     def _distinct(self, levels: Levels, tried: set[bytes]) -> Rows:
-        rows = self.vectors.rows(levels)
+        rows = self.fidelity.begun(self.vectors.rows(levels))
         first = {key: i for i, key in reversed(list(enumerate(self.vectors.keys(rows))))}
         return rows[sorted(i for key, i in first.items() if key not in tried)]
 

@@ -13,6 +13,7 @@ from .activity import Active
 from .beliefs import Beliefs
 from .candidates import Candidates
 from .costs import Cost, Costs
+from .fidelity import Fidelity
 from .history import History, read
 from .vectors import Params, Rows, Vectors
 
@@ -36,6 +37,9 @@ class FrontSampler(optuna.samplers.BaseSampler):
         Called thousands of times, once a candidate.
     budgets: upper limits on what `cost` gives.
     active: a parameter set -> the names that a trial with it asks for; learned from the trials if not given.
+    fidelity: a number among the parameters of which more is better and dearer, such as epochs. Proposals are
+        made at the least of it and judged by what they are expected to be at the most; going on with the
+        promising ones, by trials with more of it, is left to the caller.
     seed: with the same seed and the same trials, the same proposals.
 
     Raises ValueError: an objective without a direction, a budget on what `cost` does not give; Exhausted when
@@ -50,6 +54,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         budgets: Mapping[str, float] | None = None,
         seed: int | None = None,
         active: Active | None = None,
+        fidelity: str | None = None,
     ) -> None:
         wrong = {name: way for name, way in objectives.items() if way not in ("maximize", "minimize")}
         if wrong or not objectives or not space:
@@ -57,6 +62,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         self._space, self._objectives = dict(space), dict(objectives)
         self._vectors = Vectors(self._space)
         self._budgets = dict(budgets or {})
+        self._fidelity = _fidelity(fidelity, self._vectors)
         self._costs = Costs(cost, self._vectors, self._budgets)
         self._active = activity.told(active, self._vectors) if active else None
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
@@ -110,7 +116,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         """Drawn anew when it turns out which parameters trials ask for."""
         asked = self._active or activity.learned(self._vectors.levels(history.tried))
         if self._candidates is None or asked != self._candidates.asked:
-            self._candidates = Candidates(self._vectors, self._costs, asked, self._seed)
+            self._candidates = Candidates(self._vectors, self._costs, asked, self._fidelity, self._seed)
             self._beliefs = Beliefs.over(self._vectors, *self._candidates.anywhere)
         return self._candidates
 
@@ -139,9 +145,11 @@ class FrontSampler(optuna.samplers.BaseSampler):
         """Expected hypervolume gain of every candidate, within the budgets as far as that is known."""
         assert self._beliefs is not None
         beliefs, names = self._beliefs, list(self._objectives)
-        tables = self._costs.of(history.rows), costs
-        known, at = beliefs.inputs(history.rows, tables[0]), beliefs.inputs(rows, costs)
-        found, within = [], np.ones(len(rows))
+        told = self._costs.of(history.rows)
+        begun = self._fidelity.is_begun(history.rows)  # these count as what they are expected to become
+        ends, tables = np.vstack([rows, history.rows[begun]]), (told, np.vstack([costs, told[begun]]))
+        known, at = beliefs.inputs(history.rows, told), beliefs.inputs(self._fidelity.ended(ends), tables[1])
+        found, within = [], np.ones(len(ends))
         for i, name in enumerate(names):
             if name not in self._costs.names:
                 found.append(beliefs.unknown(i, history, history.losses[:, i], known, at))
@@ -153,5 +161,15 @@ class FrontSampler(optuna.samplers.BaseSampler):
                 within *= gain.below(sign * limit, *found[-1][:2])
         mean, spread, losses = (np.stack(part, axis=1) for part in zip(*found, strict=True))
         axis = next((i for i, name in enumerate(names) if name not in self._costs.names), 0)
+        losses[begun] = np.minimum(losses[begun], mean[len(rows):])
+        mean, spread, within = mean[: len(rows)], spread[: len(rows)], within[: len(rows)]
         spread[:, axis] *= bold
         return within * gain.expected(losses, mean, spread, axis, anywhere)
+
+
+def _fidelity(name: str | None, vectors: Vectors) -> Fidelity:
+    if name is None:
+        return Fidelity(None)
+    if name not in vectors.names or vectors.categorical[vectors.names.index(name)]:
+        raise ValueError(f"fidelity {name!r} is no number among the parameters {sorted(vectors.names)}")
+    return Fidelity(vectors.names.index(name))

@@ -95,7 +95,7 @@ class RecoverPass(TrainingPass):
     def decode(self, values: Mapping[str, Value], scope: Scope) -> Recover | None:
         epochs = int(values["epochs"])
         if scope.rungs:
-            epochs = min(scope.rungs, key=lambda rung: (abs(rung - epochs), rung))
+            epochs = nearest_rung(scope.rungs, epochs)
         step = Recover(epochs, float(values["learning_rate"]),
                        float(values["temperature"]), float(values["soft_weight"]),
                        str(values.get("transfer", NONE)), float(values.get("transfer_weight", 1.0)),
@@ -124,6 +124,11 @@ class RecoverPass(TrainingPass):
         thin_(student, 1.0)  # the last batch may have been too small to train on
         check(model, student, materials.keep)
         return student
+
+
+def nearest_rung(rungs: tuple[int, ...], epochs: int) -> int:
+    """The lower of two that are as near."""
+    return min(rungs, key=lambda rung: (abs(rung - epochs), rung))
 
 
 def _epochs(scope: Scope) -> IntRange:
