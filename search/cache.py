@@ -8,6 +8,7 @@ written or read.
 import io
 import json
 import os
+import re
 import time
 import uuid
 import zipfile
@@ -22,9 +23,11 @@ import numpy as np
 from fsspec.core import url_to_fs
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import BudgetError, UserError
+from .budget import parse
 
 Arrays = Mapping[str, NDArray[Any]]
+ENTRY = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.[0-9a-f]{32}")  # the latter was not written to its end
 RUN_ONLY = "run"  # in place of a URL: nothing is shared with other runs
 
 
@@ -90,11 +93,12 @@ class Cache:
         self.put(name, packed(arrays))
 
     def entries(self) -> list[tuple[str, int, float]]:
-        """(name, bytes, time of last use) of every entry, the longest unused first."""
+        """(path, bytes, time of last use) of every entry, the longest unused first."""
         if not self._fs.exists(self._root):
             return []
-        found = self._fs.find(self._root, detail=True)
-        rows = [(path, int(info["size"] or 0), _time(info)) for path, info in found.items()]
+        rows = [(info["name"], int(info["size"] or 0), _time(info))
+                for info in self._fs.ls(self._root, detail=True)
+                if ENTRY.fullmatch(info["name"].rpartition("/")[2])]
         return sorted(rows, key=lambda row: row[2])
 
     def gc(self, limit_bytes: float) -> tuple[int, int]:
@@ -141,6 +145,24 @@ def opened(url: str) -> Cache:
         return Cache(url)
     except (ValueError, ImportError) as error:
         raise UserError(f"cache {url!r}: {error}; a folder, or a URL such as s3://bucket/folder") from error
+
+
+def summary(url: str | None) -> dict[str, Any]:
+    """Of the cache at a URL, or of the usual one."""
+    cache = opened(url or home())
+    sizes = [size for _, size, _ in cache.entries()]
+    return {"url": cache.url, "entries": len(sizes), "megabytes": sum(sizes) / 1e6}
+
+
+def cut(url: str | None, size: str) -> dict[str, Any]:
+    """Cuts it to a size such as 10GB; `0` empties it. Raises BudgetError: no size."""
+    empty = size.strip() == "0"
+    limit = parse("1B" if empty else size, "size")
+    if limit.relative:
+        raise BudgetError(f"--size {size!r}: write 500MB or 10GB, or 0 for nothing")
+    cache = opened(url or home())
+    dropped, freed = cache.gc(0 if empty else limit.limit)
+    return {"url": cache.url, "dropped": dropped, "megabytes": freed / 1e6}
 
 
 def _time(info: Mapping[str, Any]) -> float:

@@ -241,6 +241,29 @@ def profile_device(
     _out(made.plain, json_, lambda: _room("calibration").table(made))
 
 
+cache_app = typer.Typer(no_args_is_help=True, help="What runs keep for later runs: trainings above all.")
+app.add_typer(cache_app, name="cache")
+Place = Annotated[str | None, typer.Option(
+    "--cache", metavar="URL", help="[default: ~/.cache/pared]", show_default=False)]
+
+
+@cache_app.command("show")
+def cache_show(cache: Place = None, json_: Json = False) -> None:
+    """Where it is, and how much is in it."""
+    found = _room("cache").summary(cache)
+    _out(found, json_, lambda: "{entries} entries, {megabytes:.1f} MB, in {url}".format(**found))
+
+
+@cache_app.command("gc")
+def cache_gc(
+    size: Annotated[str, typer.Option(help="Keep so much, the last used.")] = "10GB",
+    cache: Place = None, json_: Json = False,
+) -> None:
+    """Drop what was unused longest until the rest fits."""
+    found = _room("cache").cut(cache, size)
+    _out(found, json_, lambda: "dropped {dropped} entries, {megabytes:.1f} MB, from {url}".format(**found))
+
+
 @app.command()
 def doctor(json_: Json = False) -> None:
     """What is installed, what this machine can measure, and what is missing."""

@@ -2,12 +2,16 @@
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import command, load_tiny, write_run_file
+
+# What one session keeps for its runs is not the user's.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="pared-tests-")
 
 Pared = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -279,3 +279,59 @@ def test_parameters_outside_the_space_are_drawn_all_the_same() -> None:
     of = study(FrontSampler(MIXED, FRONT, cost, seed=0))
     trial = ask(of)
     assert 0 <= trial.suggest_float("other", 0, 1) <= 1
+
+
+LEGS: dict[str, BaseDistribution] = {**MIXED, "epochs": IntDistribution(1, 9, log=True)}
+
+
+def trained(params: Params) -> tuple[float, float]:
+    """Wider nets need longer: after one epoch the narrow ones look best."""
+    unripe = params["width"] / 8 * (1 - np.log(params["epochs"]) / np.log(9))
+    return accuracy(params) - unripe, latency(params)
+
+
+def test_a_proposal_begins_at_the_least_fidelity_and_no_training_is_begun_twice() -> None:
+    of = study(FrontSampler(LEGS, FRONT, cost, seed=0, fidelity="epochs"))
+    of.enqueue_trial({"bits": "int8", "width": 32, "rate": 1e-3, "teacher": True, "epochs": 9})
+    for number in range(40):
+        trial = ask(of, LEGS)
+        of.tell(trial, trained(trial.params))
+        if number and number % 4 == 0:
+            of.enqueue_trial({**trial.params, "epochs": 9})
+    own = [t.params for t in of.trials if "fixed_params" not in t.system_attrs]
+    assert len(own) > 25 and {params["epochs"] for params in own} == {1}
+    begun = [tuple(v for k, v in params.items() if k != "epochs") for params in own]
+    given = ("int8", 32, 1e-3, True)
+    assert len(set(begun)) == len(begun) and given not in begun
+
+
+def test_proposals_are_judged_by_what_they_become() -> None:
+    """Accuracy at the end grows with width; after one epoch it falls with it."""
+    of = study(FrontSampler(LEGS, FRONT, cost, seed=0, fidelity="epochs"))
+    dice = np.random.default_rng(0)
+    for _ in range(16):
+        values = {"bits": "float", "width": int(dice.choice(range(8, 65, 8))), "rate": 3e-3, "teacher": True}
+        for epochs in (1, 9):
+            of.enqueue_trial({**values, "epochs": epochs}, skip_if_exists=True)
+    while any(t.state == TrialState.WAITING for t in of.trials):
+        trial = ask(of, LEGS)
+        of.tell(trial, trained(trial.params))
+    number = len(of.trials)
+    later = run_legs(of, 12)
+    assert np.mean([params["width"] for params in later]) > 24, later
+    assert number == len(of.trials) - 12
+
+
+def run_legs(of: optuna.Study, trials: int) -> list[Params]:
+    found = []
+    for _ in range(trials):
+        trial = ask(of, LEGS)
+        of.tell(trial, trained(trial.params))
+        found.append(trial.params)
+    return found
+
+
+@pytest.mark.parametrize("name", ["depth", "bits"])
+def test_a_fidelity_that_is_no_number_of_the_space_is_told(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' is no number"):
+        FrontSampler(LEGS, FRONT, cost, fidelity=name)

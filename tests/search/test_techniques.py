@@ -15,11 +15,12 @@ from pared.evaluators.export import export
 from pared.evaluators.subjects.find import find
 from pared.hardware_profiles.load import known, load
 from pared.search import sensing
+from pared.search.cache import Cache
 from pared.search.report import figures
 from pared.search.techniques import everything, techniques
 from pared.spaces import _layerwise, legal
 from pared.spaces.passes import PASSES
-from pared.spaces.sensitivity import from_json
+from pared.spaces.sensitivity import Sensitivity, from_json
 from pared.spaces.subject import example_inputs
 
 HOST = load("host-cpu")
@@ -132,14 +133,19 @@ def test_sensitivities_are_measured_once_and_shown(pared_cli, tmp_path, monkeypa
 def test_the_store_gives_back_what_was_measured_and_nothing_else(tmp_path: Path, monkeypatch) -> None:
     subject = find(f"{TINY}:subject", tmp_path)
     file = export(subject.model(), example_inputs(subject)).SerializeToString()
-    store, told = Store(str(tmp_path)), []
-    once = sensing.found(subject, file, (), store, told.append)
+    store, cache, told = Store(str(tmp_path / "run")), Cache(str(tmp_path / "cache")), []
+
+    def find_out(*keep: str) -> Sensitivity:
+        return sensing.found(subject, file, keep, store, cache, told.append)
+
+    once = find_out()
+    count, name = len(told), _layerwise.key(subject.model(), file, _examples(subject))
+    assert count and find_out() == once and len(told) == count
+    assert find_out("head") != once and len(told) > count
+    assert (tmp_path / "run" / f"sensitivity-{name}.json").exists()
     count = len(told)
-    assert count and sensing.found(subject, file, (), store, told.append) == once and len(told) == count
-    assert sensing.found(subject, file, ("head",), store, told.append) != once and len(told) > count
-    card = next(tmp_path.glob(f"sensitivity-{_layerwise.key(subject.model(), file, _examples(subject))}.json"))
-    card.write_text("{")
-    assert sensing.found(subject, file, (), store, told.append) == once, "a damaged one is measured again"
+    (tmp_path / "cache" / name).write_text("{")
+    assert find_out() == once and len(told) > count, "a damaged one is measured again"
     picture = figures.sensitivity(once)
     assert [len(trace.y) for trace in picture.data] == [4, 2]
     assert len(figures.sensitivity(replace(once, ratios={})).data) == 1
