@@ -154,8 +154,8 @@ def status_lines(found: dict[str, Any]) -> list[str]:
     lines = [f"{found['run']}: " + (f"driver alive, pid {driver['pid']}" if driver["alive"]
                                     else "no driver; `pared resume` goes on"),
              f"  {counts['complete']} done, {counts['refused']} refused, {counts['failed']} failed, "
-             f"{counts['running']} running of {found['target']}; {counts['trained']} trained; "
-             f"front {found['front']}"]
+             f"{counts['running']} running of {found['target']}; front {found['front']}",
+             f"  {counts['trained']} trainings; sharing them saved {found['saved_share']:.0%} of the time"]
     if found["trials_per_hour"]:
         eta = _clock(found["eta_s"]) if found["eta_s"] is not None else "-"
         lines.append(f"  {found['trials_per_hour']:.0f} trials an hour, about {eta} left")

@@ -37,7 +37,7 @@ CONFIG, STATUS = "run.yaml", "status.json"
 
 @dataclass(frozen=True)
 class Counts:
-    """`asked` are recipes, not repeats; `trained` those on which training was spent."""
+    """`asked` are recipes, not repeats; `trained` are trainings that were done, not found done."""
 
     asked: int
     complete: int
@@ -192,9 +192,18 @@ class Run:
 
     def counts(self) -> Counts:
         states = [t.state for t in self.trials]
-        trained = sum(bool(t.user_attrs.get(book.OUTCOME, {}).get("trained")) for t in self.trials)
+        outcomes = [t.user_attrs.get(book.OUTCOME, {}) for t in self.trials]
+        trained = sum(bool(found.get("trained")) and not found.get("saved_s") for found in outcomes)
         return Counts(len(states), states.count(TrialState.COMPLETE), states.count(TrialState.PRUNED),
                       states.count(TrialState.FAIL), states.count(TrialState.RUNNING), trained)
+
+    @property
+    def saved(self) -> float:
+        """Share of the trials' time that shared and remembered trainings saved, 0-1."""
+        ended = [t.user_attrs for t in self.trials if book.ENDED in t.user_attrs]
+        saved = sum(float(notes[book.OUTCOME].get("saved_s", 0.0)) for notes in ended)
+        spent = sum(float(notes[book.ENDED] - notes.get(book.STARTED, notes[book.ENDED])) for notes in ended)
+        return saved / (saved + spent) if saved else 0.0
 
     def _candidate(self, trial: FrozenTrial) -> Candidate:
         outcome = trial.user_attrs[book.OUTCOME]
@@ -262,7 +271,7 @@ class Run:
             labels={machine.name: label(machine) for machine in self.config.machines}, limits=self.limits,
             max_drop=self.config.max_accuracy_drop, untouched=self.baseline, ended=ended,
             fronts={name: self.front(name) for name in self.config.names},
-            best_for_all=self.best_for_all(), trained=self.counts().trained,
+            best_for_all=self.best_for_all(), trained=self.counts().trained, saved=self.saved,
             sensitivity=self.sensitivity)
 
     def _profile(self, name: str) -> str:

@@ -79,7 +79,7 @@ def status(path: str | Path) -> dict[str, Any]:
         "counts": asdict(counts), "target": search.trials,
         "running": live.get("running", []) if pid else [],
         "trials_per_hour": rate, "eta_s": None if eta is None else round(eta),
-        "front": len(run.front()) if run.candidates else 0,
+        "front": len(run.front()) if run.candidates else 0, "saved_share": round(run.saved, 3),
         "busy_share": live.get("busy_share"),
     }
 

@@ -48,8 +48,12 @@ def _summary(story: Story) -> str:
     if story.max_drop is not None:
         limits.append(f"at most {figures.points(story.max_drop)}")
     return (f"{counts['complete']} candidates scored, {counts['refused']} refused before training, "
-            f"{counts['failed']} failed, {story.trained} trainings. "
+            f"{counts['failed']} failed, {story.trained} trainings{_saved(story)}. "
             f"Budgets and limits: {escape('; '.join(limits)) or 'none'}.{escape(_best(story))}")
+
+
+def _saved(story: Story) -> str:
+    return f", shared by others, which saved {story.saved:.0%} of the trials' time" if story.saved else ""
 
 
 def _best(story: Story) -> str:

@@ -33,6 +33,7 @@ class Story:
     fronts: Mapping[str, Sequence[Candidate]]
     best_for_all: Candidate | None
     trained: int
+    saved: float  # share of the trials' time, 0-1, that need not be spent on trainings again
     sensitivity: Sensitivity | None = None
 
     def with_state(self, state: str) -> list[Ended]:

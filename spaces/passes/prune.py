@@ -32,6 +32,7 @@ __all__ = ["CRITERIA", "Group", "Prune", "PrunePass", "check_equivalent", "check
            "prunable", "stages_of"]
 
 Curve = tuple[tuple[float, float], ...]  # (ratio, rise of the distance to the untouched model's outputs)
+PLANNED = (0.6, 0.8)  # shares of the cost to take away
 SLACK = 1e-6  # of a cost that is compared with the budget it was planned for
 
 
@@ -88,8 +89,13 @@ class PrunePass(ModulePass):
                 "criterion": Choice(tuple(c for c in CRITERIA if c != "bn_scale" or scope.batch_norm))}
 
     def usual(self, scope: Scope) -> tuple[dict[str, Value], ...]:
-        return tuple({"allocation": "stages", **{f"ratio.{stage}": ratio for stage in scope.stages},
-                      "criterion": "l2"} for ratio in (0.5, 0.7, 0.3))
+        """Even ones, then those that a knapsack over the exact cost finds along the budget."""
+        even: list[dict[str, Value]] = [
+            {"allocation": "stages", **{f"ratio.{stage}": ratio for stage in scope.stages}, "criterion": "l2"}
+            for ratio in (0.5, 0.7, 0.3)]
+        planned: list[dict[str, Value]] = [
+            {"allocation": "latency", "amount": share, "criterion": "l2"} for share in PLANNED]
+        return (*even, *planned)
 
     def decode(self, values: Mapping[str, Value], scope: Scope) -> Prune | None:
         criterion, allocation = str(values["criterion"]), str(values.get("allocation", "stages"))
