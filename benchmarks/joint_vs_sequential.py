@@ -120,9 +120,10 @@ def tune(seconds: float) -> list[Point]:
     from pared.search.suggest import suggest
 
     began = time.time()
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     bench, space = prepared(config(seconds))
-    shared, events = ray.put(bench), WORK / "tune.jsonl"
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (demo(1)[1], Path(__file__).parent)))
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    shared, events, untouched_ms = ray.put(bench), WORK / "tune.jsonl", bench.untouched_ms["host-cpu"]
 
     def spelled(trial: Any) -> dict[str, Any]:
         return {"values": json.dumps(suggest(trial, space))}
@@ -134,7 +135,7 @@ def tune(seconds: float) -> list[Point]:
             ray_tune.report({"accuracy": 0.0, "latency": 1.0})
             return
         figures = {name: metric["value"] for name, metric in outcome.metrics.items()}
-        ratio = figures["latency_ms@host-cpu"] / bench.untouched_ms["host-cpu"]
+        ratio = figures["latency_ms@host-cpu"] / untouched_ms
         with events.open("a") as log:
             print(json.dumps((time.time() - began, figures["accuracy"], ratio)), file=log)
         ray_tune.report({"accuracy": figures["accuracy"], "latency": ratio})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import command, load_tiny, write_run_file
+from helpers import ALONE, command, load_tiny, write_run_file
 
 # What one session keeps for its runs is not the user's.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="pared-tests-")
@@ -41,7 +41,7 @@ def pared_cli() -> Pared:
 def finished(tmp_path_factory: pytest.TempPathFactory, pared_cli: Pared) -> Path:
     """A run of 12 trials on real Ray, through the command line; many tests read it."""
     folder = tmp_path_factory.mktemp("finished")
-    run_file = write_run_file(folder, search={"trials": 12}, max_accuracy_drop=0.05)
+    run_file = write_run_file(folder, search={"trials": 12}, max_accuracy_drop=0.05, cluster=ALONE)
     result = pared_cli("search", run_file, "--out", folder / "run")
     assert result.returncode == 0, result.stderr
     return folder / "run"

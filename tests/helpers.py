@@ -11,6 +11,9 @@ TINY = ROOT / "tests" / "subjects" / "tiny.py"
 SHARED = ROOT.parent / "shared"
 
 
+ALONE = {"cache": "run"}  # of `cluster`: no training is there before the test
+
+
 def load_tiny() -> Any:
     """The module tests/subjects/tiny.py, imported as a user's own module is."""
     if str(TINY.parent) not in sys.path:
@@ -39,7 +42,7 @@ def write_run_file(folder: Path, **changes: Any) -> Path:
         "model": f"{TINY}:subject",
         "space": {"recover": {"epochs": 1}},
         "search": {"trials": 12, "seed": 0},
-        "cluster": {"workers": 2, "cache": "run"},  # no training is there before the test
+        "cluster": {"workers": 2},
     }
     for key, value in changes.items():
         fields[key] = {**fields[key], **value} if key in fields and key != "model" else value

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import command, write_run_file
+from helpers import ALONE, command, write_run_file
 
 import pared
 from pared.search import study as book
@@ -59,7 +59,7 @@ def ends(run: Path) -> Counter[int]:
 
 def test_driver_killed_twice_worker_killed_once_nothing_is_lost(tmp_path: Path, pared_cli) -> None:
     run = tmp_path / "run"
-    driver = started("search", write_run_file(tmp_path, search={"trials": 12}), "--out", run)
+    driver = started("search", write_run_file(tmp_path, search={"trials": 12}, cluster=ALONE), "--out", run)
     until(lambda: ended(run, 2))
     victim = until(lambda: working(run))[0]
     os.kill(victim["pid"], signal.SIGKILL)
@@ -107,7 +107,7 @@ def test_a_run_killed_before_its_first_trial_is_resumed(tmp_path: Path, pared_cl
 def test_a_worker_that_is_always_killed_fails_its_trial_after_the_last_attempt(tmp_path: Path) -> None:
     run = tmp_path / "run"
     slow = write_run_file(tmp_path, space={"recover": {"epochs": 8}, "prune": {"ratio": 0.5}},
-                          search={"trials": 5, "max_attempts": 2}, cluster={"workers": 1})
+                          search={"trials": 5, "max_attempts": 2}, cluster={**ALONE, "workers": 1})
     driver = started("search", slow, "--out", run)
     killed = set()
 
@@ -127,7 +127,7 @@ def test_a_worker_that_is_always_killed_fails_its_trial_after_the_last_attempt(t
 def test_a_trial_past_its_deadline_is_stopped_and_recorded(tmp_path: Path, pared_cli) -> None:
     run_file = write_run_file(
         tmp_path, model=f"{Path(__file__).parent.parent}/subjects/slow.py:subject",
-        search={"trials": 4, "trial_timeout": 20}, cluster={"workers": 1})
+        search={"trials": 4, "trial_timeout": 20}, cluster={**ALONE, "workers": 1})
     result = pared_cli("search", run_file, "--out", tmp_path / "run")
     assert result.returncode == 0, result.stderr
     run = pared.open_run(tmp_path / "run")
