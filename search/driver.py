@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -17,11 +18,11 @@ from optuna.trial import FrozenTrial, TrialState
 from ..errors import RunError
 from ..evaluators.artifact import Store
 from ..spaces.recipe import Recipe, from_json
-from ..spaces.space import EPOCHS, Space, Values
+from ..spaces.space import Space, Values
 from . import study as book
 from .config import RunConfig
-from .halving import Halving
 from .inherit import Inheritance
+from .promotion import Promotions
 from .records import Job, Outcome
 from .sampler import Exhausted
 from .suggest import suggest
@@ -63,11 +64,10 @@ class Driver:
     started: float = field(default_factory=time.time)
     waited_s: float = 0.0
     exhausted: bool = False
-    halving: Halving = field(init=False)
-    recipes: dict[str, Values] = field(default_factory=dict)  # training -> parameters that spell it
+    promotions: Promotions = field(init=False)
 
     def __post_init__(self) -> None:
-        self.halving = Halving(self.space.scope.rungs)
+        self.promotions = Promotions(self.space, partial(book.losses, self.config))
 
     def loop(self) -> None:
         """Until the trials are used up, the time is over, or nothing new is left to propose."""
@@ -129,8 +129,7 @@ class Driver:
             elif book.RECIPE in frozen.user_attrs:
                 recipe = from_json(frozen.user_attrs[book.RECIPE])
                 self.seen[recipe.digest] = frozen.number
-                self._note_training(recipe, frozen.user_attrs.get(book.OUTCOME, {}))
-                self._note_rung(frozen.params, frozen.user_attrs.get(book.OUTCOME, {}))
+                self._note(recipe, frozen.params, frozen.user_attrs.get(book.OUTCOME, {}))
         for frozen in running:
             self._adopt(frozen)
         for values in self.space.anchors():
@@ -235,11 +234,10 @@ class Driver:
     def _tell(self, flight: Flight, outcome: Outcome) -> None:
         self._write_card(flight, outcome)
         book.tell(self.study, flight.trial, outcome, [n for n, _ in book.objectives(self.config)])
-        self._note_training(flight.recipe, outcome.to_json())
-        self._note_rung(flight.trial.params, outcome.to_json())
-        for training, epochs in self.halving.ask():
-            self._enqueue({**self.recipes[str(training)], EPOCHS: epochs}, "promotion")
-        if outcome.trained and not self._is_begun(flight.trial.params):
+        self._note(flight.recipe, flight.trial.params, outcome.to_json())
+        for values in self.promotions.due():
+            self._enqueue(values, "promotion")
+        if outcome.trained and not self.promotions.is_begun(flight.trial.params):
             for values in self.space.siblings(flight.trial.params):
                 self._enqueue(values, "sibling")
 
@@ -247,19 +245,6 @@ class Driver:
         recipe = self.space.decode(values)
         if recipe.digest not in self.seen:
             self.study.enqueue_trial(values, user_attrs={book.ORIGIN: origin})
-
-    def _is_begun(self, values: Values) -> bool:
-        """Whether it is at the first of several rungs: its variants can wait until it goes on."""
-        training = self.space.training(values)
-        return training is not None and training[1] == self.halving.rungs[0]
-
-    def _note_rung(self, values: Values, outcome: dict[str, Any]) -> None:
-        """What a training came to at its number of epochs, for the choice of those that go on."""
-        training = self.space.training(values)
-        if training and outcome.get("state") == "complete" and not outcome["broken"]:
-            name, epochs = training
-            self.recipes.setdefault(name, dict(values))
-            self.halving.tell(name, epochs, book.losses(self.config, outcome))
 
     def _write_card(self, flight: Flight, outcome: Outcome) -> None:
         if outcome.state == "complete":
@@ -272,7 +257,9 @@ class Driver:
                     "versions": versions(), "sha256": outcome.sha256}
             Store(self.bench.store).put_card(outcome.sha256, card)
 
-    def _note_training(self, recipe: Recipe, outcome: dict[str, Any]) -> None:
+    def _note(self, recipe: Recipe, values: Values, outcome: dict[str, Any]) -> None:
+        """A training that others can share, and whether it is to go on."""
+        self.promotions.note(values, outcome)
         if outcome.get("trained"):
             self.trained[recipe.prefix.digest] = outcome["trained"], outcome.get("trained_s", 0.0)
 
