@@ -1,6 +1,7 @@
 """Trainings that are done already: whole ones as float files, begun ones as weights to go on from."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -45,7 +46,9 @@ class Trainings:
         return legs
 
     def keep_weights(self, recipe: Recipe, leg: Step, model: torch.nn.Module) -> None:
-        if self.cache:
+        if not self.cache:
+            return
+        with suppress(TypeError, AttributeError):  # numpy has no bfloat16, and not all state is a tensor
             arrays = {name: value.detach().numpy() for name, value in model.state_dict().items()}
             self.cache.put_arrays(self._key(WEIGHTS, _until(recipe, leg)), arrays)
 

@@ -75,7 +75,9 @@ def add_arrays(digest: "_Hash", arrays: Mapping[str, Array | Tensor]) -> None:
 
 def _add_module(digest: "_Hash", model: nn.Module) -> None:
     digest.update(repr(model).encode())  # what has no weights: dropout, strides, activations
-    add_arrays(digest, model.state_dict())
+    state = model.state_dict()
+    add_arrays(digest, {name: value for name, value in state.items() if isinstance(value, Tensor)})
+    digest.update(repr([value for value in state.values() if not isinstance(value, Tensor)]).encode())
 
 
 def _add_sources(digest: "_Hash", objects: Iterable[object]) -> None:

@@ -94,7 +94,7 @@ class PrunePass(ModulePass):
             {"allocation": "stages", **{f"ratio.{stage}": ratio for stage in scope.stages}, "criterion": "l2"}
             for ratio in (0.5, 0.7, 0.3)]
         planned: list[dict[str, Value]] = [
-            {"allocation": "latency", "amount": share, "criterion": "l2"} for share in PLANNED]
+            {"allocation": "latency", "amount": share, "criterion": "taylor"} for share in PLANNED]
         return (*even, *planned)
 
     def decode(self, values: Mapping[str, Value], scope: Scope) -> Prune | None:
