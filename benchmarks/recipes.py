@@ -5,8 +5,8 @@ each, 3 number formats, judged after 1, 3 and 9 epochs. Accuracy is that of the 
 validation images; latency is measured on the host, interleaved with the untouched model's; three more
 devices are predicted or compiled.
 
-`recipes.py run [WORKERS]` goes on where it stopped (trainings are in `build/recipes`, rows in
-`results/recipes.jsonl`); `recipes.py table` writes the CSV. A second seed: `SEED=1 recipes.py run`.
+`recipes.py run [WORKERS]` goes on where it stopped (trainings and rows are in `build/recipes`) and takes an hour on
+two cores; `recipes.py table` writes the CSV. A second seed: `SEED=1 recipes.py run`.
 """
 
 import csv
@@ -44,8 +44,8 @@ from data import load as demo_data
 from model import Block
 
 SEED = int(os.environ.get("SEED", "0"))
-LOG, TABLE = RESULTS / "recipes.jsonl", RESULTS / "recipes.csv"
 BUILD = ROOT / "build" / "recipes"
+LOG, TABLE = BUILD / "recipes.jsonl", RESULTS / "recipes.csv"
 PROFILES = ("host-cpu", "rpi4-ort-cpu", "t4-ort-cuda", "ethos-u55-128")
 TRAIN = 2_500  # images: an epoch takes about a second
 RATIOS, RUNGS = (0.0, 0.4, 0.7), (1, 3, 9)

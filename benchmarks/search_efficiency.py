@@ -24,7 +24,7 @@ import numpy as np
 import optuna
 from common import RESULTS, write
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from tables import Table, nasbench
+from tables import RECIPES, Table, nasbench, recipes
 
 from pared.search.sampler import FrontSampler
 
@@ -32,6 +32,7 @@ LOG = RESULTS / "search_efficiency.jsonl"
 LONG, SHORT = 200, 100
 WRONG, PENDING = 0.2, 4
 OBJECTIVES = {"accuracy": "maximize", "latency": "minimize"}
+OWN = "recipes, host-cpu"
 SETTINGS = ("plain", "wrong cost", "four pending", "budget")
 Costs = Callable[[dict[str, Any]], dict[str, float]]
 
@@ -124,7 +125,8 @@ def tell(study: optuna.Study, trial: optuna.Trial, table: Table, i: int, search:
 
 @cache
 def tables() -> dict[str, Table]:
-    return {table.name: table for table in nasbench()}
+    own = [recipes()] if RECIPES.exists() else []
+    return {table.name: table for table in (*nasbench(), *own)}
 
 
 def wanted(seeds: int) -> Iterator[Search]:
@@ -137,7 +139,8 @@ def wanted(seeds: int) -> Iterator[Search]:
             for name in ("tpe", "nsga2", "random"):
                 yield Search(table, name, "plain", seed)
     for seed in range(3):
-        yield Search(next(iter(tables())), "gp", "plain", seed)
+        for table in (next(iter(tables())), OWN):
+            yield Search(table, "gp", "plain", seed)
 
 
 def logged() -> list[dict[str, Any]]:

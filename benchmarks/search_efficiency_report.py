@@ -89,17 +89,18 @@ def proposals(rows: Rows, tables: dict[str, Table]) -> dict[str, Any]:
 
 def draw(curves: dict[str, dict[str, list[np.ndarray]]]) -> None:
     names = sorted(curves[OURS])
-    figure = make_subplots(2, 3, subplot_titles=[*names, "mean"], vertical_spacing=0.12)
+    across = -(-(len(names) + 1) // 2)
+    figure = make_subplots(2, across, subplot_titles=[*names, "mean"], vertical_spacing=0.12)
     for sampler, colour in COLOURS.items():
         by = {table: np.mean(each, axis=0) for table, each in curves[sampler].items()}
         for place, values in enumerate([*(by[name] for name in names), np.mean(list(by.values()), axis=0)]):
             figure.add_scatter(
-                row=place // 3 + 1, col=place % 3 + 1, x=np.arange(1, len(values) + 1), y=values, mode="lines",
+                row=place // across + 1, col=place % across + 1, x=np.arange(1, len(values) + 1), y=values, mode="lines",
                 name=NAMES[sampler], line={"color": colour, "width": 3 if sampler == OURS else 1.5},
                 showlegend=not place, legendgroup=sampler)
     figure.update_yaxes(range=[0.6, 1.0], tickformat=".0%")
     figure.update_xaxes(range=[0, LATE])
-    figure.update_layout(template="plotly_white", width=1100, height=640, margin={"t": 90, "l": 50, "r": 20, "b": 50},
+    figure.update_layout(template="plotly_white", width=1300, height=640, margin={"t": 90, "l": 50, "r": 20, "b": 50},
                          title="Share of the table's hypervolume, by evaluations", legend={"orientation": "h", "y": -0.06})
     picture(figure, DOCS / "search_efficiency.png")
 

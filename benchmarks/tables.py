@@ -102,7 +102,7 @@ def recipes(device: str = "host-cpu", epochs: int = 9, seed: int = 0) -> Table:
              for name in SETTINGS}
     latency = np.array([float(cost[_values(row)][f"latency_ms@{device}"] or "nan") for row in found])
     features = {"size_bytes": np.array([float(cost[_values(row)]["size_bytes"]) for row in found])}
-    return Table(device, space, {_values(row): i for i, row in enumerate(found)},
+    return Table(f"recipes, {device}", space, {_values(row): i for i, row in enumerate(found)},
                  np.array([100 * float(row["accuracy"]) for row in found]), latency, features,
                  np.isfinite(latency), ("precision",))
 
