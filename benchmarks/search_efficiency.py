@@ -23,13 +23,14 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import numpy as np
 import optuna
 from common import RESULTS, write
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from tables import RECIPES, Table, nasbench, recipes
 
 from pared.search.sampler import FrontSampler
 
 LOG = RESULTS / "search_efficiency.jsonl"
-LONG, SHORT = 200, 100
+LONG, SHORT, FEW = 200, 100, 50  # a tight budget leaves 65 recipes of the smallest table
 WRONG, PENDING = 0.2, 4
 OBJECTIVES = {"accuracy": "maximize", "latency": "minimize"}
 OWN = "recipes, host-cpu"
@@ -48,6 +49,8 @@ class Search:
 
     @property
     def evaluations(self) -> int:
+        if self.table == OWN and self.setting == "budget":
+            return FEW
         return LONG if self.setting == "plain" and self.sampler != "gp" else SHORT
 
 
@@ -64,11 +67,19 @@ class Checked(RandomSampler):
 
     def sample_relative(self, study: optuna.Study, trial: Any, search_space: Any) -> dict[str, Any]:
         while True:
-            params = {name: self.dice.choice(each.choices) for name, each in self.table.space.items()}
+            params = {name: self.dice.choice(values(each)).item() for name, each in self.table.space.items()}
             number = self.table.find(params)
             if number not in self.tried and self.cost(params)["latency"] <= self.limit:
                 self.tried.add(number)
                 return params
+
+
+def values(distribution: BaseDistribution) -> list[Any]:
+    """All of them: of a category, or of whole numbers."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, IntDistribution)
+    return list(range(distribution.low, distribution.high + 1))
 
 
 def sampler(search: Search, table: Table, cost: Costs) -> BaseSampler:

@@ -46,7 +46,8 @@ def shares(by: dict[str, list[np.ndarray]]) -> dict[str, Any]:
     """At 25, 50, 100 (and 200) evaluations: the mean over tables, the worst table, each table."""
     means = {table: [float(np.mean([c[n - 1] for c in each])) for n in (*AT, LATE) if len(each[0]) >= n]
              for table, each in by.items()}
-    values = np.array(list(means.values()))
+    common = min(map(len, means.values()))
+    values = np.array([each[:common] for each in means.values()])
     return {"mean": values.mean(0).tolist(), "worst": values.min(0).tolist(), "by_table": means}
 
 
