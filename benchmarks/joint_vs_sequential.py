@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import pared
 from pared.search.config import RunConfig, build
 from pared.search.front import hypervolume
 from pared.search.starter import demo
+from pared.search.suggest import suggest
 
 LOG = RESULTS / "joint_vs_sequential.jsonl"
 WORK = ROOT / "build" / "joint_vs_sequential"
@@ -110,6 +112,16 @@ def sequential(seconds: float) -> list[Point]:
     return found + more
 
 
+@dataclass
+class Spelled:
+    """The whole conditional space, as OptunaSearch takes one; it pickles this."""
+
+    space: Any
+
+    def __call__(self, trial: Any) -> dict[str, Any]:
+        return {"values": json.dumps(suggest(trial, self.space))}
+
+
 def tune(seconds: float) -> list[Point]:
     """Every trial on its own, as with these tools by hand: no anchors, no shared trainings, no budgets."""
     import ray
@@ -117,16 +129,11 @@ def tune(seconds: float) -> list[Point]:
     from ray.tune.search import ConcurrencyLimiter
     from ray.tune.search.optuna import OptunaSearch
 
-    from pared.search.suggest import suggest
-
     began = time.time()
     bench, space = prepared(config(seconds))
     os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (demo(1)[1], Path(__file__).parent)))
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     shared, events, untouched_ms = ray.put(bench), WORK / "tune.jsonl", bench.untouched_ms["host-cpu"]
-
-    def spelled(trial: Any) -> dict[str, Any]:
-        return {"values": json.dumps(suggest(trial, space))}
 
     def evaluate(config: dict[str, Any]) -> None:
         recipe = space.decode(json.loads(config["values"]))
@@ -141,7 +148,7 @@ def tune(seconds: float) -> list[Point]:
         ray_tune.report({"accuracy": figures["accuracy"], "latency": ratio})
 
     search = ConcurrencyLimiter(
-        OptunaSearch(spelled, metric=["accuracy", "latency"], mode=["max", "min"], seed=0), 2)
+        OptunaSearch(Spelled(space), metric=["accuracy", "latency"], mode=["max", "min"], seed=0), 2)
     ray_tune.Tuner(
         ray_tune.with_resources(evaluate, {"cpu": 1}),
         tune_config=ray_tune.TuneConfig(num_samples=-1, time_budget_s=seconds - (time.time() - began),
