@@ -209,8 +209,9 @@ def go(arm: str, seconds: float) -> None:
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
     found = ARMS[arm](seconds)
+    saved = {file.parent.name: pared.open_run(file.parent).saved for file in WORK.glob("*/run.yaml")}
     with LOG.open("a") as log:
-        print(json.dumps({"arm": arm, "seconds": seconds, "points": found}), file=log)
+        print(json.dumps({"arm": arm, "seconds": seconds, "saved": saved, "points": found}), file=log)
 
 
 def volume(found: list[Point], until: float, worst: float, best: float) -> float:
@@ -230,7 +231,8 @@ def report() -> dict[str, Any]:
         times = {arm: next((t for t, *_ in sorted(row["points"]) if volume(row["points"], t, worst, best)
                             >= end.get("tune", 1.0)), None) for arm, row in rows.items()}
         found[name] = {arm: {"hypervolume": end[arm], "seconds_to_tune": times[arm],
-                             "candidates": len(rows[arm]["points"])} for arm in rows}
+                             "candidates": len(rows[arm]["points"]),
+                             "share_of_time_saved": rows[arm].get("saved", {})} for arm in rows}
     return found
 
 

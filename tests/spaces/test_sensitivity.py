@@ -174,7 +174,7 @@ def test_the_key_differs_when_models_have_the_same_names_and_shapes() -> None:
 def test_the_key_differs_when_the_code_or_its_settings_do(monkeypatch: pytest.MonkeyPatch) -> None:
     model, file, examples = tiny()
     known = key(model, file.SerializeToString(), examples)
-    for name, value in (("VERSION", 0), ("EXAMPLES", 1), ("BITS", (8,)), ("BUDGET", 1.0)):
+    for name, value in (("code", lambda: "other"), ("EXAMPLES", 1), ("BITS", (8,)), ("BUDGET", 1.0)):
         with monkeypatch.context() as patch:
             patch.setattr(_layerwise, name, value)
             assert key(model, file.SerializeToString(), examples) != known

@@ -49,7 +49,7 @@ def test_anchors_are_the_untouched_model_and_the_known_good_recipes() -> None:
     names = [built.decode(values).names for values in built.anchors()]
     assert names[:3] == [(), ("fp16",), ("int8_static",)]
     assert names.count(("prune", "recover")) == 5
-    assert names.count(("prune", "recover", "int8_static")) == 3
+    assert names.count(("prune", "recover", "int8_static")) == 5
 
 
 @pytest.mark.parametrize("wish", [
