@@ -7,11 +7,13 @@ the gradients of one small training step, which show what no source file does.
 
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "torch-pruning", "numpy", "onnx", "onnxruntime", "onnxscript")
 PROBE = 8  # training examples of the small step
+LIMIT_S = 20.0
 
 
 def content(subject: Subject) -> str:
@@ -36,9 +39,10 @@ def content(subject: Subject) -> str:
     _add_sources(digest, [subject, *model.modules()])
     for split in (subject.split("train"), subject.split("calibration")):
         add_arrays(digest, {f"{i}": array for i, array in enumerate((*split.inputs, split.targets))})
-    try:
-        add_arrays(digest, _step(subject, model))
-    except Exception:  # a model that does not train here: what is not known is equal to nothing
+    step = _in_time(lambda: _step(subject, model))
+    if step:
+        add_arrays(digest, step)
+    else:  # what is not known is equal to nothing
         digest.update(uuid4().bytes)
     return digest.hexdigest()
 
@@ -95,6 +99,20 @@ def _source(kind: type) -> str:
     if "site-packages" in file.parts or not file.exists():
         return f"{kind.__module__}.{kind.__qualname__}"
     return sha256(file.read_bytes()).hexdigest()
+
+
+def _in_time(work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Nothing where the user's loss or model raises, or takes longer than LIMIT_S; trials will say why."""
+    found: dict[str, Tensor] = {}
+
+    def run() -> None:
+        with suppress(Exception):
+            found.update(work())
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(LIMIT_S)
+    return {} if thread.is_alive() else found
 
 
 def _step(subject: Subject, model: nn.Module) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """What is kept for later runs: never a wrong hit, never a failed trial, never a foreign file lost."""
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from pared.search import cache as caches
 from pared.search.cache import Cache, key
 from pared.search.records import Job
 from pared.search.trial import Bench, run
+from pared.spaces import fingerprint
 from pared.spaces.fingerprint import content
 from pared.spaces.passes.prune import Prune
 from pared.spaces.passes.recover import Recover
@@ -118,6 +120,25 @@ def other_weights() -> nn.Module:
 ], ids=["weights", "dropout", "how it trains", "loss", "data"])
 def test_subjects_that_share_names_and_shapes_differ_in_content(other: Callable[[], Any]) -> None:
     assert content(made(Net())) == content(made(Net())) != content(other())
+
+
+class Raising(pared.Classification):
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        raise ValueError("no loss")
+
+
+class Hanging(pared.Classification):
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        time.sleep(2)
+        return super().loss(outputs, targets)
+
+
+@pytest.mark.parametrize("kind", [Raising, Hanging])
+def test_a_loss_that_raises_or_hangs_is_equal_to_nothing(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "LIMIT_S", 0.3)
+    began = time.perf_counter()
+    assert content(made(Net(), kind)) != content(made(Net(), kind))
+    assert time.perf_counter() - began < 2
 
 
 def bench(subject: Any, folder: Path, cache: str) -> Bench:
