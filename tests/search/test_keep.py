@@ -13,7 +13,7 @@ import pared
 @pytest.mark.ray
 def test_no_file_of_a_search_changes_a_kept_layer(tmp_path: Path, pared_cli: Pared) -> None:
     run_file = write_run_file(tmp_path, keep=["head"], search={"trials": 16},
-                              space={"qat": {"epochs": 1}, "int8_nncf": False})
+                              space={"qat": {"epochs": 1}, "int8_nncf": False, "prune": {"allocation": "stages"}})
     result = pared_cli("search", run_file, "--out", tmp_path / "run", timeout=900)
     assert result.returncode == 0, result.stderr
     head = load_tiny().trained().head.weight.detach().numpy()
