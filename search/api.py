@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, RunError
-from ..evaluators.artifact import Store
 from ..evaluators.devices import device
 from ..evaluators.subjects.find import check, find
 from ..evaluators.subjects.students import Factory, find_students
@@ -18,7 +17,7 @@ from ..spaces.subject import Subject
 from . import study as book
 from .budget import parse
 from .cache import RUN_ONLY, Cache, home, opened
-from .candidate import ARTIFACTS
+from .candidate import ARTIFACTS, store_of
 from .config import RunConfig, build, dump
 from .driver import Driver
 from .inherit import Inheritance, inherited, take_over
@@ -133,7 +132,7 @@ def start(
         with owned(out):
             keep_config(out, _absolute(config, base))
             if known and origin:
-                known = take_over(known, origin, Store(str((out / ARTIFACTS).resolve())))
+                known = take_over(known, origin, store_of(out))
             _drive(out, config, subject, found, watch, known)
     except OSError as error:
         raise RunError(f"cannot write {out}: {error}") from error
@@ -164,7 +163,7 @@ def _drive(
             device(profile).check()
     cluster = config.cluster
     with crew(cluster.address, cluster.workers, cluster.cpus_per_worker, profiles) as workers:
-        store, cache = str((out / ARTIFACTS).resolve()), _cache(config, out)
+        store, cache = store_of(out).url, _cache(config, out)
         known = book.known_untouched(out)
         shared = workers.share(subject)
         ready: Prepared = workers.call(

@@ -17,6 +17,11 @@ from ..spaces.recipe import Recipe
 ARTIFACTS = "artifacts"  # folder of a run
 
 
+def store_of(run: Path) -> Store:
+    """The files of a run, wherever a worker's own folder is."""
+    return Store(str((run / ARTIFACTS).resolve()))
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A scored model file. `test` is there for members of the final front.

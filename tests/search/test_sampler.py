@@ -50,9 +50,12 @@ def ask(of: optuna.Study, space: Mapping[str, BaseDistribution] = MIXED) -> optu
     return of.ask(dict(space))
 
 
-def run(of: optuna.Study, trials: int, judge: Callable[[Params], Any]) -> list[Params]:
+def run(
+    of: optuna.Study, trials: int, judge: Callable[[Params], Any],
+    space: Mapping[str, BaseDistribution] = MIXED,
+) -> list[Params]:
     for _ in range(trials):
-        trial = ask(of)
+        trial = ask(of, space)
         of.tell(trial, judge(trial.params))
     return [trial.params for trial in of.trials]
 
@@ -317,18 +320,9 @@ def test_proposals_are_judged_by_what_they_become() -> None:
         trial = ask(of, LEGS)
         of.tell(trial, trained(trial.params))
     number = len(of.trials)
-    later = run_legs(of, 12)
+    later = run(of, 12, trained, LEGS)[number:]
     assert np.mean([params["width"] for params in later]) > 24, later
     assert number == len(of.trials) - 12
-
-
-def run_legs(of: optuna.Study, trials: int) -> list[Params]:
-    found = []
-    for _ in range(trials):
-        trial = ask(of, LEGS)
-        of.tell(trial, trained(trial.params))
-        found.append(trial.params)
-    return found
 
 
 @pytest.mark.parametrize("name", ["depth", "bits"])
