@@ -108,12 +108,24 @@ class SearchSettings(_Strict):
     max_attempts: int = Field(3, ge=1, description="runs of one candidate whose worker or node dies")
 
 
+class StageNeeds(_Strict):
+    """What one task has to itself on its node."""
+
+    cpus: int = Field(1, ge=1)
+    gpus: float = Field(0.0, ge=0)
+    memory: Absolute | None = Field(None, description="set aside on the node: 4GB")
+
+
 class ClusterSettings(_Strict):
     """Where."""
 
-    address: str = Field("local", description="local, auto, or HOST:PORT of a Ray cluster")
-    workers: int | None = Field(None, ge=1, description="candidates at a time; default: all CPUs")
-    cpus_per_worker: int = Field(1, ge=1)
+    address: str = Field("local", description="local, auto, or HOST:PORT or ray://HOST:PORT of a Ray cluster")
+    workers: int | None = Field(
+        None, ge=1, description="candidates at a time; default: what the nodes hold, also those that join")
+    train: StageNeeds = Field(StageNeeds(), description="what a candidate that is trained has to itself")
+    score: StageNeeds = Field(StageNeeds(), description="what a candidate that is not trained has to itself")
+    code: tuple[str, ...] = Field((), description="files and folders of Python code that nodes of a cluster "
+                                  "need beside the model's own folder")
     cache: str | None = Field(None, description="where trainings are kept for later runs: a folder, a URL "
                               "(s3://bucket/folder), or run: for this run alone; default: ~/.cache/pared")
     cache_size: Absolute = Field("10GB", description="the cache is cut to this at the end of a run")
@@ -268,5 +280,6 @@ def _told(error: Any) -> str:
 def _keys(loc: tuple[int | str, ...]) -> list[str]:
     """The keys that are allowed in the group at this place of the run file."""
     groups: dict[tuple[int | str, ...], type[BaseModel]] = {
-        (): RunConfig, ("search",): SearchSettings, ("cluster",): ClusterSettings}
+        (): RunConfig, ("search",): SearchSettings, ("cluster",): ClusterSettings,
+        ("cluster", "train"): StageNeeds, ("cluster", "score"): StageNeeds}
     return list(groups.get(loc, ProfileBudget).model_fields)

@@ -48,10 +48,15 @@ class Counts:
 
 
 class Run:
-    """Reads a run directory; what it read stays as it was until `Run` is made again."""
+    """Reads a run directory; what it read stays as it was until `Run` is made again.
 
-    def __init__(self, path: str | Path) -> None:
+    `study`: that of the run's own driver, which need not read it from disk.
+    """
+
+    def __init__(self, path: str | Path, study: Any = None) -> None:
         self.path = Path(path)
+        if study is not None:
+            self.study = study
         if not (self.path / CONFIG).is_file():
             raise RunError(f"{self.path} is not a run: it has no {CONFIG}; `pared search` makes one")
 

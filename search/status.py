@@ -14,6 +14,7 @@ from . import study as book
 from .driver import Driver
 from .journal import owner
 from .run import STATUS, Run
+from .workers.meters import Meters
 
 EVERY_S = 1.0
 
@@ -21,20 +22,24 @@ EVERY_S = 1.0
 @contextmanager
 def heartbeat(run: Path) -> Iterator[Callable[[Driver], None]]:
     """Writes `status.json` at most once a second while the driver runs."""
-    last = 0.0
+    last, meters = 0.0, Meters(run.name)
 
     def beat(driver: Driver) -> None:
         nonlocal last
         if time.time() - last >= EVERY_S:
             last = time.time()
             _write(run / STATUS, snapshot(driver))
+            meters.show(driver.ended, {"running": len(driver.out), "workers": driver.crew.workers,
+                                       "silent_nodes": len(driver.crew.silent),
+                                       "driver_busy_share": busy_share(driver)})
 
     yield beat
 
 
 def snapshot(driver: Driver) -> dict[str, Any]:
     """What only the driver knows: who is running what, and how it spends its own time."""
-    notes, now = driver.crew.notes(), time.time()
+    crew, now = driver.crew, time.time()
+    notes = crew.notes()
     running = []
     for number, flight in sorted(driver.out.items()):
         note = notes.get(number)
@@ -43,7 +48,8 @@ def snapshot(driver: Driver) -> dict[str, Any]:
             "attempt": flight.attempt, "doing": note.doing if note else "starting",
             "node": note.node if note else "", "pid": note.pid if note else 0})
     return {"pid": os.getpid(), "time": now, "started": driver.started, "running": running,
-            "workers": driver.crew.workers, "busy_share": busy_share(driver)}
+            "workers": crew.workers, "busy_share": busy_share(driver), "queues": crew.queues(notes),
+            "silent_nodes": sorted(crew.silent), "dashboard": crew.dashboard}
 
 
 def busy_share(driver: Driver) -> float:
@@ -80,7 +86,8 @@ def status(path: str | Path) -> dict[str, Any]:
         "running": live.get("running", []) if pid else [],
         "trials_per_hour": rate, "eta_s": None if eta is None else round(eta),
         "front": len(run.front()) if run.candidates else 0, "saved_share": round(run.saved, 3),
-        "busy_share": live.get("busy_share"),
+        "busy_share": live.get("busy_share"), "workers": live.get("workers"),
+        **{name: live[name] for name in ("queues", "silent_nodes", "dashboard") if pid and name in live},
     }
 
 
