@@ -5,17 +5,16 @@ against the one before it.
 """
 
 import json
-import uuid
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
 import onnx
-from fsspec.core import url_to_fs
 
 from ..errors import GateError, RunError
 from ..spaces.subject import Array
+from .folder import Folder
 from .runtimes import runtime
 
 TUNED = 0.1  # of the outputs' norm: rounding in integers and in floats differs by single steps
@@ -35,25 +34,24 @@ class Artifact:
 
 
 class Store:
-    """A folder of artefacts and their cards. Writing twice writes once; a file is whole or absent."""
+    """A folder of artefacts and their cards. Writing twice writes once; a file is whole or absent.
+
+    Its methods raise RunError where the folder cannot be read or written.
+    """
 
     def __init__(self, url: str) -> None:
-        self.url = url
-        self._fs, self._root = url_to_fs(url)
+        self._folder = Folder(url)
+        self.url = self._folder.url
 
     def put(self, content: bytes, suffix: str = ".onnx") -> Artifact:
         artifact = Artifact(sha256(content).hexdigest(), len(content), suffix)
-        if not self._fs.exists(self._path(artifact.file)):
-            self._write(artifact.file, content)
+        if not self._folder.has(artifact.file):
+            self._folder.write(artifact.file, content)
         return artifact
 
     def get(self, digest: str, suffix: str = ".onnx") -> bytes:
         """The file of that sha256. Raises RunError when it is missing or its content changed."""
-        name = f"{digest}{suffix}"
-        try:
-            content: bytes = self._fs.cat_file(self._path(name))
-        except FileNotFoundError as error:
-            raise RunError(f"artefact {name} is missing from {self.url}") from error
+        content = self._there(name := f"{digest}{suffix}")
         if sha256(content).hexdigest() != digest:
             raise RunError(f"artefact {name} in {self.url} was changed since it was scored")
         return content
@@ -65,23 +63,30 @@ class Store:
 
     def put_card(self, digest: str, card: dict[str, Any]) -> None:
         """The model card, beside its file: recipe, subject, versions, metrics."""
-        self._write(f"{digest}.json", json.dumps(card, indent=1, sort_keys=True).encode())
+        self._folder.write(f"{digest}.json", json.dumps(card, indent=1, sort_keys=True).encode())
+
+    def has_card(self, digest: str) -> bool:
+        return self._folder.has(f"{digest}.json")
 
     def get_card(self, digest: str) -> dict[str, Any]:
-        card: dict[str, Any] = json.loads(self._fs.cat_file(self._path(f"{digest}.json")))
+        """Raises RunError: missing or damaged."""
+        try:
+            card: dict[str, Any] = json.loads(self._there(name := f"{digest}.json"))
+        except ValueError as error:
+            raise RunError(f"the card {name} in {self.url} is damaged: {error}") from error
         return card
 
-    def _write(self, name: str, content: bytes) -> None:
-        partial = self._path(f".{name}.{uuid.uuid4().hex}")
-        self._fs.makedirs(self._root, exist_ok=True)
-        try:
-            self._fs.pipe_file(partial, content)
-            self._fs.mv(partial, self._path(name))
-        except OSError as error:
-            raise RunError(f"cannot write {name} to {self.url}: {error}") from error
+    def cards(self, prefix: str) -> list[str]:
+        """Of the cards whose name begins so: what they are a card of, the latest first."""
+        found = [file for file in self._folder.files()
+                 if file.name.startswith(prefix) and file.name.endswith(".json")]
+        return [file.name.removesuffix(".json") for file in sorted(found, key=lambda file: -file.time)]
 
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+    def _there(self, name: str) -> bytes:
+        content = self._folder.read(name)
+        if content is None:
+            raise RunError(f"artefact {name} is missing from {self.url}")
+        return content
 
 
 def check_faithful(

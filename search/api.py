@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ..spaces import space as spaces
 from ..spaces.subject import Subject
 from . import study as book
 from .budget import parse
-from .cache import RUN_ONLY, Cache, home, opened
+from .cache import RUN_ONLY, Cache, home
 from .candidate import ARTIFACTS, store_of
 from .config import RunConfig, StageNeeds, build, dump
 from .driver import Driver
@@ -133,7 +134,7 @@ def start(
         with owned(out):
             keep_config(out, _absolute(config, base))
             if known and origin:
-                known = take_over(known, origin, store_of(out))
+                known = take_over(known, origin, store_of(out, config))
             _drive(out, config, subject, found, watch, known)
     except OSError as error:
         raise RunError(f"cannot write {out}: {error}") from error
@@ -165,7 +166,7 @@ def _drive(
     cluster = config.cluster
     stages = {"train": _needs(cluster.train), "score": _needs(cluster.score)}
     with crew(cluster.address, cluster.workers, stages, profiles, _code(config)) as workers:
-        store, cache = store_of(out).url, _cache(config, out)
+        store, cache = store_of(out, config).url, _cache(config, out)
         known = book.known_untouched(out)
         shared = workers.share(subject)
         ready: Prepared = workers.call(
@@ -182,7 +183,8 @@ def _drive(
                       limits(config, ready.untouched), teacher, ready.keep, students, ready.content,
                       cache.url, cluster.train.cpus)
         _search(out, config, space, bench, workers, ready, watch, origin)
-        cache.gc(parse(cluster.cache_size, "size").limit)
+        with suppress(RunError):  # a cache that is out of reach ends no search
+            cache.gc(parse(cluster.cache_size, "size").limit)
 
 
 def _search(
@@ -241,16 +243,19 @@ def _absolute(config: RunConfig, base: Path) -> RunConfig:
         where, colon, name = reference.rpartition(":")
         return f"{(base / where).resolve()}{colon}{name}" if where.endswith(".py") else reference
 
+    def place(where: str | None) -> str | None:
+        return where if where is None or "://" in where else str((base / where).resolve())
+
     students = {name: full(reference) for name, reference in config.students.items()}
-    kept = config.cluster.cache
-    place = kept if kept in (None, RUN_ONLY) or "://" in kept else str((base / kept).resolve())
-    cluster = config.cluster.model_copy(update={"cache": place})
+    named = config.cluster
+    cache = named.cache if named.cache == RUN_ONLY else place(named.cache)
+    cluster = named.model_copy(update={"cache": cache, "store": place(named.store)})
     return config.model_copy(update={"model": full(config.model), "students": students, "cluster": cluster})
 
 
 def _cache(config: RunConfig, out: Path) -> Cache:
     named = config.cluster.cache
-    return opened(str(out.resolve() / "cache") if named == RUN_ONLY else named or home())
+    return Cache(str(out.resolve() / "cache") if named == RUN_ONLY else named or home())
 
 
 def keep_config(out: Path, config: RunConfig) -> None:

@@ -9,8 +9,6 @@ import io
 import json
 import os
 import re
-import time
-import uuid
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fsspec.core import url_to_fs
 from numpy.typing import NDArray
 
-from ..errors import BudgetError, UserError
+from ..errors import BudgetError, RunError
+from ..evaluators.folder import Folder, Info
 from .budget import parse
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -52,34 +50,32 @@ def home() -> str:
 class Cache:
     """A folder of entries on any file system that fsspec speaks, shared by workers and by runs.
 
-    Keeping never fails a trial: what cannot be written is only missing later.
+    Keeping never fails a trial: what cannot be written is only missing later. Raises UserError: no such
+    file system.
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
-        self._fs, self._root = url_to_fs(url)
+        self._folder = Folder(url)
+        self.url = self._folder.url
 
     def get(self, name: str) -> Entry | None:
         """None where it is not kept, or is damaged."""
         try:
-            raw: bytes = self._fs.cat_file(self._path(name))
+            raw = self._folder.read(name) or b""
             head, _, content = raw.partition(b"\n")
             notes = json.loads(head)
             whole = notes.pop("sha256") == sha256(content).hexdigest()
-        except (OSError, ValueError, KeyError, AttributeError):
+        except (RunError, ValueError, KeyError, AttributeError):
             return None
         if not whole:
             return None
-        self._touch(name)
+        self._folder.touch(name)
         return Entry(content, notes)
 
     def put(self, name: str, content: bytes, **notes: Any) -> None:
         head = json.dumps({**notes, "sha256": sha256(content).hexdigest()}).encode()
-        partial = f"{self._root}/.{name}.{uuid.uuid4().hex}"
-        with suppress(OSError):
-            self._fs.makedirs(self._root, exist_ok=True)
-            self._fs.pipe_file(partial, head + b"\n" + content)
-            self._fs.mv(partial, self._path(name))
+        with suppress(RunError):
+            self._folder.write(name, head + b"\n" + content)
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]] | None:
         """What `put_arrays` kept."""
@@ -92,14 +88,10 @@ class Cache:
     def put_arrays(self, name: str, arrays: Arrays) -> None:
         self.put(name, packed(arrays))
 
-    def entries(self) -> list[tuple[str, int, float]]:
-        """(path, bytes, time of last use) of every entry, the longest unused first."""
-        if not self._fs.exists(self._root):
-            return []
-        rows = [(info["name"], int(info["size"] or 0), _time(info))
-                for info in self._fs.ls(self._root, detail=True)
-                if ENTRY.fullmatch(info["name"].rpartition("/")[2])]
-        return sorted(rows, key=lambda row: row[2])
+    def entries(self) -> list[Info]:
+        """Every entry, the longest unused first. Raises RunError: out of reach."""
+        found = [file for file in self._folder.files() if ENTRY.fullmatch(file.name)]
+        return sorted(found, key=lambda file: file.time)
 
     def gc(self, limit_bytes: float) -> tuple[int, int]:
         """Drops what was unused longest until the rest fits; (entries, bytes) dropped.
@@ -107,22 +99,14 @@ class Cache:
         What a worker reads at that moment is a miss for it, nothing more.
         """
         rows = self.entries()
-        over, dropped, freed = sum(size for _, size, _ in rows) - limit_bytes, 0, 0
-        for path, size, _ in rows:
+        over, dropped, freed = sum(row.size_bytes for row in rows) - limit_bytes, 0, 0
+        for row in rows:
             if freed >= over:
                 break
-            with suppress(OSError):
-                self._fs.rm_file(path)
-                dropped, freed = dropped + 1, freed + size
+            with suppress(RunError):
+                self._folder.remove(row.name)
+                dropped, freed = dropped + 1, freed + row.size_bytes
         return dropped, freed
-
-    def _touch(self, name: str) -> None:
-        if "file" in self._fs.protocol:  # elsewhere an entry's time is that of its writing
-            with suppress(OSError):
-                os.utime(self._path(name))
-
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
 
 
 def packed(arrays: Arrays) -> bytes:
@@ -139,18 +123,10 @@ def unpacked(content: bytes) -> dict[str, NDArray[Any]]:
         return {name[1:]: stored[name] for name in stored.files}
 
 
-def opened(url: str) -> Cache:
-    """Raises UserError: no such file system."""
-    try:
-        return Cache(url)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"cache {url!r}: {error}; a folder, or a URL such as s3://bucket/folder") from error
-
-
 def summary(url: str | None) -> dict[str, Any]:
     """Of the cache at a URL, or of the usual one."""
-    cache = opened(url or home())
-    sizes = [size for _, size, _ in cache.entries()]
+    cache = Cache(url or home())
+    sizes = [entry.size_bytes for entry in cache.entries()]
     return {"url": cache.url, "entries": len(sizes), "megabytes": sum(sizes) / 1e6}
 
 
@@ -160,11 +136,6 @@ def cut(url: str | None, size: str) -> dict[str, Any]:
     limit = parse("1B" if empty else size, "size")
     if limit.relative:
         raise BudgetError(f"--size {size!r}: write 500MB or 10GB, or 0 for nothing")
-    cache = opened(url or home())
+    cache = Cache(url or home())
     dropped, freed = cache.gc(0 if empty else limit.limit)
     return {"url": cache.url, "dropped": dropped, "megabytes": freed / 1e6}
-
-
-def _time(info: Mapping[str, Any]) -> float:
-    found = info.get("mtime") or info.get("LastModified") or info.get("created") or time.time()
-    return float(found if isinstance(found, int | float) else found.timestamp())

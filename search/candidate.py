@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,13 +12,15 @@ from ..evaluators.accuracy import Drop
 from ..evaluators.artifact import Store
 from ..evaluators.measurement import Measurement
 from ..spaces.recipe import Recipe
+from .config import RunConfig
 
 ARTIFACTS = "artifacts"  # folder of a run
 
 
-def store_of(run: Path) -> Store:
-    """The files of a run, wherever a worker's own folder is."""
-    return Store(str((run / ARTIFACTS).resolve()))
+def store_of(run: Path, config: RunConfig) -> Store:
+    """The files of a run: where its `cluster.store` says, else in its own folder, wherever a worker's is."""
+    named = config.cluster.store
+    return Store(f"{named.rstrip('/')}/{ARTIFACTS}" if named else str((run / ARTIFACTS).resolve()))
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class Candidate:
 
     `notes` and `profiles` are there for a picked one: what to know about the choice, and for which devices.
     `told` is what its passes had to say, such as a training that was rolled back.
+    `store` is the URL, or the path, of the folder that its files are in.
     `absent` says on which profiles it does not run, and why; `shipped` which file runs there instead.
     """
 
     run: Path
+    store: str
     trial: int
     recipe: Recipe
     sha256: str
@@ -54,7 +57,11 @@ class Candidate:
 
     @property
     def path(self) -> Path:
-        return self.run / ARTIFACTS / f"{self.sha256}.onnx"
+        """The file. Raises RunError where it is in a store that has no paths."""
+        folder = self.store.removeprefix("file://")
+        if "://" in folder:
+            raise RunError(f"{self.sha256}.onnx is in {folder}; `export` makes a copy of it here")
+        return Path(folder) / f"{self.sha256}.onnx"
 
     def latency(self, profile: str) -> Measurement:
         """Raises KeyError where it is `absent`."""
@@ -78,17 +85,16 @@ class Candidate:
 
     def export(self, folder: str | Path) -> Path:
         """Copies the files, checked against their sha256, and the card; returns the model's path."""
-        store, target = Store(str(self.run / ARTIFACTS)), Path(folder)
+        store, target = Store(self.store), Path(folder)
         files = {"model.onnx": store.get(self.sha256)}
         for profile, name in self.shipped.items():
             files[f"{profile}{Path(name).suffix}"] = store.get_file(name)
+        if store.has_card(self.sha256):
+            files["model.json"] = json.dumps(store.get_card(self.sha256), indent=1).encode()
         try:
             target.mkdir(parents=True, exist_ok=True)
             for name, content in files.items():
                 (target / name).write_bytes(content)
-            card = self.run / ARTIFACTS / f"{self.sha256}.json"
-            if card.exists():
-                shutil.copyfile(card, target / "model.json")
         except OSError as error:
             raise RunError(f"cannot write to {target}: {error}") from error
         return target / "model.onnx"
@@ -100,15 +106,20 @@ class Candidate:
             "recipe": json.loads(self.recipe.json),
             "recipe_digest": self.recipe.digest,
             "label": self.recipe.label,
-            "artifact": str(self.path.relative_to(self.run)),
+            "artifact": self._place(f"{self.sha256}.onnx"),
             "sha256": self.sha256,
             "metrics": {name: metric.to_json() for name, metric in self.metrics.items()},
             "drop": asdict(self.drop),
             "size_only": dict(self.size_only),
             "absent": dict(self.absent),
-            "shipped": {name: f"{ARTIFACTS}/{file}" for name, file in self.shipped.items()},
+            "shipped": {name: self._place(file) for name, file in self.shipped.items()},
             "notes": list(self.told),
         }
         if self.test and self.test_drop:
             point["test"] = {"accuracy": self.test.to_json(), "drop": asdict(self.test_drop)}
         return point
+
+    def _place(self, file: str) -> str:
+        """Relative to the run directory where it is in there, else in full."""
+        inside = self.store == str((self.run / ARTIFACTS).resolve())
+        return f"{ARTIFACTS if inside else self.store}/{file}"

@@ -17,8 +17,10 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from ..errors import BudgetError, ConfigError, unknown
+from ..evaluators.folder import check_secretless
 from ..hardware_profiles.load import is_path, load
 from ..hardware_profiles.profile import HardwareProfile
 from .budget import parse
@@ -59,11 +61,20 @@ def _ascending(rungs: tuple[int, ...]) -> tuple[int, ...]:
     return rungs
 
 
+def _secretless(url: str) -> str:
+    try:
+        check_secretless(url)
+    except ConfigError as error:
+        raise PydanticCustomError("secret", "{told}", {"told": str(error)}) from None
+    return url
+
+
 Rungs = Annotated[tuple[int, ...], AfterValidator(_ascending)]
 Duration = Annotated[float, BeforeValidator(seconds)]
 Latency = Annotated[str | float, _budget("latency")]
 Size = Annotated[str | float, _budget("size")]
 Absolute = Annotated[str | float, _budget("size"), AfterValidator(_absolute_size)]
+Url = Annotated[str, AfterValidator(_secretless)]
 Memory = Annotated[str | float, _budget("memory")]
 
 
@@ -126,7 +137,10 @@ class ClusterSettings(_Strict):
     score: StageNeeds = Field(StageNeeds(), description="what a candidate that is not trained has to itself")
     code: tuple[str, ...] = Field((), description="files and folders of Python code that nodes of a cluster "
                                   "need beside the model's own folder")
-    cache: str | None = Field(None, description="where trainings are kept for later runs: a folder, a URL "
+    store: Url | None = Field(None, description="where the files of this run live, and the copy that it is "
+                              "resumed from elsewhere: s3://bucket/folder, gs://bucket/folder, a folder; "
+                              "default: the run directory, without a copy")
+    cache: Url | None = Field(None, description="where trainings are kept for later runs: a folder, a URL "
                               "(s3://bucket/folder), or run: for this run alone; default: ~/.cache/pared")
     cache_size: Absolute = Field("10GB", description="the cache is cut to this at the end of a run")
 
@@ -273,7 +287,8 @@ def _told(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"{'.'.join(map(str, error['loc'][:-1])) or 'run file'}: " + unknown(
             "key", error["loc"][-1], _keys(error["loc"][:-1]))
-    got = "" if isinstance(error.get("input"), dict) else f" (got {error.get('input')!r})"
+    hidden = isinstance(error.get("input"), dict) or error["type"] == "secret"
+    got = "" if hidden else f" (got {error.get('input')!r})"
     return f"{where or 'run file'}: {error['msg'].removeprefix('Value error, ')}{got}"
 
 

@@ -11,7 +11,6 @@ from ..evaluators.artifact import Store
 from ..spaces.recipe import Recipe
 from ..spaces.space import Values
 from . import study as book
-from .candidate import store_of
 from .run import Run
 
 Trained = Mapping[str, tuple[str, float]]  # prefix digest -> sha256 of the float file, seconds it took
@@ -52,7 +51,7 @@ def inherited(path: Path) -> Inheritance:
 
 def take_over(found: Inheritance, origin: Path, store: Store) -> Inheritance:
     """The same, its files copied; what is missing or damaged there is left out."""
-    theirs = store_of(origin)
+    theirs = Run(origin).store
     there = {sha: _copied(sha, theirs, store) for sha in
              {*(each.sha256 for each in found.known), *(sha for sha, _ in found.trained.values())}}
     return Inheritance(found.content, tuple(each for each in found.known if there[each.sha256]),

@@ -1,6 +1,5 @@
 """A finished or running search, read from its directory: front, pick, export, verify."""
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import BudgetError, ConfigError, RunError, unknown
 from ..evaluators.accuracy import Drop
+from ..evaluators.artifact import Store
 from ..evaluators.devices.table import TableDevice
 from ..evaluators.measurement import Measurement
 from ..evaluators.subjects.find import find
@@ -20,7 +20,7 @@ from ..spaces.sensitivity import from_json as sensitivity_from_json
 from ..spaces.subject import Subject
 from . import study as book
 from .budget import broken, parse
-from .candidate import ARTIFACTS, Candidate
+from .candidate import Candidate, store_of
 from .choice import miss, noted
 from .config import RunConfig, check_trusted, read
 from .cost import Cost, Metrics, by_profile
@@ -65,6 +65,10 @@ class Run:
         return read(self.path / CONFIG)
 
     @cached_property
+    def store(self) -> Store:
+        return store_of(self.path, self.config)
+
+    @cached_property
     def study(self) -> Any:
         return book.loaded(self.path)
 
@@ -96,10 +100,9 @@ class Run:
     @cached_property
     def sensitivity(self) -> Sensitivity | None:
         """How much each layer of the untouched model minds; None where no technique of the run asked."""
-        cards = sorted((self.path / ARTIFACTS).glob("sensitivity-*.json"), key=lambda p: p.stat().st_mtime)
-        for card in reversed(cards):
+        for name in self.store.cards("sensitivity-"):
             with suppress(ValueError, RunError):  # a damaged one is none
-                plain = json.loads(card.read_text())
+                plain = self.store.get_card(name)
                 if plain["untouched"] == self.untouched.sha256:
                     return sensitivity_from_json(plain)
         return None
@@ -219,6 +222,7 @@ class Run:
         known = self._with_tables({**metrics, **again}, outcome["sha256"])
         return Candidate(
             run=self.path,
+            store=self.store.url,
             trial=trial.number,
             recipe=from_json(trial.user_attrs[book.RECIPE]),
             sha256=outcome["sha256"],

@@ -19,7 +19,6 @@ from ..spaces.passes import PASSES
 from ..spaces.sensitivity import Sensitivity, from_json
 from ..spaces.subject import Subject, example_inputs
 from .cache import Cache, home
-from .candidate import store_of
 from .config import read
 from .cost import Measure
 from .records import Report
@@ -92,7 +91,7 @@ def _kept(cache: Cache, name: str) -> Sensitivity | None:
 def _of_run(run: Run, watch: Watch) -> Sensitivity:
     if run.sensitivity:
         return run.sensitivity
-    subject, store = find(run.config.model, run.path), store_of(run.path)
+    subject, store = find(run.config.model, run.path), run.store
     keep = resolve(run.config.keep, subject.model())
     return found(subject, store.get(run.untouched.sha256), keep, store, Cache(home()), watch)
 

@@ -14,7 +14,7 @@ from ..evaluators.latency import THOROUGH, compare
 from ..evaluators.runtimes import runtime
 from ..hardware_profiles.profile import HardwareProfile
 from ..spaces.subject import Subject, example_inputs
-from .candidate import ARTIFACTS, Candidate
+from .candidate import Candidate
 
 TOLERANCE = 0.10  # of a latency ratio
 
@@ -49,7 +49,7 @@ def verify(
 def _checked(
     candidate: Candidate, untouched: str, subject: Subject, profile: HardwareProfile | None
 ) -> Check:
-    store = Store(str(candidate.run / ARTIFACTS))
+    store = Store(candidate.store)
     file = store.get(candidate.sha256)
     onnx.checker.check_model(onnx.load_from_string(file))
     session = runtime("onnxruntime").load(file, 1)

@@ -3,12 +3,12 @@
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ALONE, command, load_tiny, write_run_file
+from helpers import ALONE, S3, command, load_tiny, write_run_file
 
 # What one session keeps for its runs is not the user's.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="pared-tests-")
@@ -50,3 +50,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory, pared_cli: Pared) -> Path
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """An S3-compatible server on loopback, for this process and all that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        server = S3()
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        server.make_bucket()
+        yield server
+        server.stop()

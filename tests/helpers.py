@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import logging
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +51,33 @@ def write_run_file(folder: Path, **changes: Any) -> Path:
     path = folder / "run.yaml"
     path.write_text(json.dumps(fields))  # JSON is YAML
     return path
+
+
+class S3:
+    """An S3-compatible server on loopback; what it holds outlives a stop and a start."""
+
+    bucket = "runs"
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.start()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}", "AWS_ACCESS_KEY_ID": "nobody",
+                "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}
+
+    def start(self) -> None:
+        from moto.server import ThreadedMotoServer
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
+        self._server.start()
+        self.port = self._server.get_host_and_port()[1]
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def make_bucket(self) -> None:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/{self.bucket}", method="PUT")
+        urllib.request.urlopen(request).close()

@@ -79,7 +79,7 @@ def test_a_wrong_size_is_refused(tmp_path: Path, size: str, told: str) -> None:
 
 def test_a_place_that_is_none_is_refused() -> None:
     with pytest.raises(UserError, match="nowhere://x"):
-        caches.opened("nowhere://x")
+        Cache("nowhere://x")
 
 
 class Net(nn.Module):
