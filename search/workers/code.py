@@ -76,6 +76,6 @@ def _is_package(folder: Path) -> bool:
 def _check_small(folder: Path) -> None:
     megabytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     if megabytes > MOST_MB:
-        raise ConfigError(f"the folder of the model, to be shipped to the cluster, has {megabytes:.0f} MB; at "
+        raise ConfigError(f"what is to be shipped to the cluster with the model has {megabytes:.0f} MB; at "
                           f"most {MOST_MB} MB are allowed: name the files and folders that are needed as "
                           "cluster.code, and put data where every node can read it")
