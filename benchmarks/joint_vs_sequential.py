@@ -64,7 +64,7 @@ def searched(name: str, made: RunConfig, began: float) -> tuple[pared.Run, list[
         """The search is over; the final scoring belongs to no arm."""
 
     def watch(driver: Any) -> None:
-        if not driver.out and time.time() - driver.started > made.search.timeout:
+        if time.time() - driver.started > made.search.timeout:  # later points would not count
             raise Over
 
     base = demo(1)[1]
@@ -107,7 +107,7 @@ def sequential(seconds: float) -> list[Point]:
         if knob and technique in (*MODULES, "recover") and values.get(technique, True):
             fixed.setdefault(technique, {})[knob] = value
     unused = [name for name in MODULES if not values.get(name)]
-    left = seconds - (time.time() - began)
+    left = max(1.0, seconds - (time.time() - began))
     _, more = searched("sequential-2", config(left, {**fixed, **off(*unused)}), began)
     return found + more
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import ConfigError, RunError
 from ..evaluators.devices import device
-from ..evaluators.subjects.find import check, find
+from ..evaluators.subjects.find import check, find, source
 from ..evaluators.subjects.students import Factory, find_students
 from ..hardware_profiles.load import dump as profile_text
 from ..hardware_profiles.load import is_path
@@ -19,8 +19,9 @@ from . import study as book
 from .budget import parse
 from .cache import RUN_ONLY, Cache, home
 from .candidate import store_of
-from .config import RunConfig, build, dump, read
+from .config import RunConfig, StageNeeds, build, dump, read
 from .driver import Driver
+from .events import events
 from .inherit import Inheritance, inherited, take_over
 from .journal import NAME, owned
 from .limits import limits, size_counts
@@ -31,7 +32,7 @@ from .sensing import sense, wanted
 from .status import heartbeat
 from .suggest import sampler
 from .trial import Bench
-from .workers import Crew, crew
+from .workers import Crew, Needs, crew
 
 Watch = Callable[[Driver], None]
 IN_PYTHON = "(given in Python)"
@@ -196,12 +197,13 @@ def _drive(
         if profile.backend.kind != "node":
             device(profile).check()
     cluster = config.cluster
-    with crew(cluster.address, cluster.workers, cluster.cpus_per_worker, profiles) as workers:
+    stages = {"train": _needs(cluster.train), "score": _needs(cluster.score)}
+    with crew(cluster.address, cluster.workers, stages, profiles, _code(config)) as workers:
         store, cache = store_of(out, config).url, _cache(config, out)
         known = book.known_untouched(out)
         shared = workers.share(subject)
         ready: Prepared = workers.call(
-            prepare, shared, profiles, store, known, cluster.cpus_per_worker, config.keep, tuple(students))
+            prepare, shared, profiles, store, known, cluster.score.cpus, config.keep, tuple(students))
         _check_same(ready, origin)
         scope = replace(ready.scope, rungs=config.search.rungs)
         if wanted(config.space):
@@ -209,10 +211,10 @@ def _drive(
             scope = replace(scope, sensitivity=found)
         space = spaces.build(scope, config.space, size_counts(config))
         teacher = workers.call(teach, shared, ready.content, cache.url, scope.taps, space.transfers)
-        bench = Bench(subject, profiles, store, cluster.cpus_per_worker, config.search.seed,
+        bench = Bench(subject, profiles, store, cluster.score.cpus, config.search.seed,
                       ready.untouched.sha256, ready.scores, ready.untouched.latency_ms,
                       limits(config, ready.untouched), teacher, ready.keep, students, ready.content,
-                      cache.url)
+                      cache.url, cluster.train.cpus)
         _search(out, config, space, bench, workers, ready, watch, origin)
         with suppress(RunError):  # a cache that is out of reach ends no search
             cache.gc(parse(cluster.cache_size, "size").limit)
@@ -228,7 +230,8 @@ def _search(
     watch: Watch,
     origin: Inheritance | None,
 ) -> None:
-    with book.opened(out, config, sampler(space, config)) as study, heartbeat(out) as beat:
+    with book.opened(out, config, sampler(space, config)) as (study, group), heartbeat(out) as beat, \
+            events(out) as tell:
         if book.untouched(study) is None:
             book.keep_untouched(study, ready.untouched)
             study.set_user_attr(book.CONTENT, ready.content)
@@ -237,13 +240,26 @@ def _search(
             beat(driver)
             watch(driver)
 
-        driver = Driver(study, space, config, bench, workers, watched)
+        driver = Driver(study, space, config, bench, workers, watched, group, tell_event=tell)
+        tell("driver started", workers=workers.workers, address=config.cluster.address)
         if origin:
-            driver.inherit(origin)
+            driver.proposals.inherit(origin)
         driver.loop()
-        while missing := Run(out).unfinished():
+        while missing := Run(out, study).unfinished():
             driver.score_front(missing)  # a figure measured at length may bring another to the front
+        tell("driver finished", trials=dict(driver.ended))
         beat(driver)
+
+
+def _needs(stage: StageNeeds) -> Needs:
+    memory = parse(stage.memory, "size").limit if stage.memory is not None else 0.0
+    return Needs(stage.cpus, stage.gpus, memory)
+
+
+def _code(config: RunConfig) -> list[str]:
+    """What the nodes of a cluster import: where the model and the students are from, and what was named."""
+    references = [r for r in (config.model, *config.students.values()) if r != IN_PYTHON]
+    return [*(str(path) for path in map(source, references) if path), *config.cluster.code]
 
 
 def _check_same(ready: Prepared, origin: Inheritance | None) -> None:

@@ -5,6 +5,7 @@ import sys
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from signal import SIGTERM, signal
 from typing import Annotated, Any
 
 import typer
@@ -28,10 +29,25 @@ Workers = Annotated[int | None, typer.Option(help="Candidates at a time.", min=1
 Address = Annotated[str | None, typer.Option(help="local, auto, or HOST:PORT of a Ray cluster.")]
 
 
+class _Terminated(BaseException):
+    """A scheduler wants its machine back."""
+
+
+def _terminated(*_: object) -> None:
+    raise _Terminated
+
+
 def main() -> None:
-    """The `pared` command. Wrong input: exit code 2 and one message, no traceback."""
+    """The `pared` command. Wrong input: exit code 2 and one message, no traceback.
+
+    0: done; 1: a check failed or pared itself did; 2: wrong input, or nothing meets the budgets; 130, 143:
+    stopped by SIGINT or SIGTERM, and to be resumed.
+    """
+    signal(SIGTERM, _terminated)
     try:
         app()
+    except _Terminated:
+        _fail("stopped by SIGTERM; `pared resume DIR` goes on from here", 143)
     except UserError as error:
         _fail(str(error), 2)
     except ParedError as error:
@@ -302,7 +318,7 @@ def _start(config: Any, out: Path, base: Path, origin: Path | None = None) -> An
 
 
 def _searched(work: Any, out: Path) -> Any:
-    with _room("console").progress(_stderr(), lambda: _run(out)) as watch:
+    with _room("console").progress(_stderr(), out) as watch:
         return work(watch)
 
 
@@ -322,8 +338,16 @@ def _finish(run: Any, json_: bool) -> None:
             _stdout().print(part)
         _stdout().print(f"report: {page}\nnext:   pared pick {run.path} --max-drop 0.01 -o shipped",
                         highlight=False, soft_wrap=True)
+    print(_last_line(run, chosen), file=sys.stderr)
     if miss:
         raise miss
+
+
+def _last_line(run: Any, chosen: Any) -> str:
+    """For schedulers and logs: one line of `name=value`."""
+    counts = run.counts()
+    return (f"pared: finished complete={counts.complete} refused={counts.refused} failed={counts.failed} "
+            f"front={len(run.front())} picked={chosen.trial if chosen else '-'} run={run.path}")
 
 
 def _show_fronts(run: Any) -> None:

@@ -119,12 +119,24 @@ class SearchSettings(_Strict):
     max_attempts: int = Field(3, ge=1, description="runs of one candidate whose worker or node dies")
 
 
+class StageNeeds(_Strict):
+    """What one task has to itself on its node."""
+
+    cpus: int = Field(1, ge=1)
+    gpus: float = Field(0.0, ge=0)
+    memory: Absolute | None = Field(None, description="set aside on the node: 4GB")
+
+
 class ClusterSettings(_Strict):
     """Where."""
 
-    address: str = Field("local", description="local, auto, or HOST:PORT of a Ray cluster")
-    workers: int | None = Field(None, ge=1, description="candidates at a time; default: all CPUs")
-    cpus_per_worker: int = Field(1, ge=1)
+    address: str = Field("local", description="local, auto, or HOST:PORT or ray://HOST:PORT of a Ray cluster")
+    workers: int | None = Field(
+        None, ge=1, description="candidates at a time; default: what the nodes hold, also those that join")
+    train: StageNeeds = Field(StageNeeds(), description="what a candidate that is trained has to itself")
+    score: StageNeeds = Field(StageNeeds(), description="what a candidate that is not trained has to itself")
+    code: tuple[str, ...] = Field((), description="files and folders of Python code that nodes of a cluster "
+                                  "need beside the model's own folder")
     store: Url | None = Field(None, description="where the files of this run live, and the copy that it is "
                               "resumed from elsewhere: s3://bucket/folder, gs://bucket/folder, a folder; "
                               "default: the run directory, without a copy")
@@ -283,5 +295,6 @@ def _told(error: Any) -> str:
 def _keys(loc: tuple[int | str, ...]) -> list[str]:
     """The keys that are allowed in the group at this place of the run file."""
     groups: dict[tuple[int | str, ...], type[BaseModel]] = {
-        (): RunConfig, ("search",): SearchSettings, ("cluster",): ClusterSettings}
+        (): RunConfig, ("search",): SearchSettings, ("cluster",): ClusterSettings,
+        ("cluster", "train"): StageNeeds, ("cluster", "score"): StageNeeds}
     return list(groups.get(loc, ProfileBudget).model_fields)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -21,16 +22,18 @@ from .status import left_s
 from .verify import Check
 
 QUIET_S = 10.0  # without a terminal, one line at most this often
+SHARE = 0.02  # of the driver's time that it may take
 
 
 @contextmanager
-def progress(console: Console, run: Callable[[], Run]) -> Iterator[Callable[[Driver], None]]:
+def progress(console: Console, run: Path) -> Iterator[Callable[[Driver], None]]:
     """A watcher for the driver: a live line on a terminal, else a line now and then."""
     if console.is_terminal:
         with Live(console=console, refresh_per_second=2, transient=True) as live:
-            yield _throttled(1.0, lambda driver: live.update(line(driver, run())))
+            yield _throttled(1.0, lambda driver: live.update(line(driver, Run(run, driver.study))))
     else:
-        yield _throttled(QUIET_S, lambda driver: console.print(line(driver, run()), highlight=False))
+        yield _throttled(QUIET_S, lambda driver: console.print(line(driver, Run(run, driver.study)),
+                                                               highlight=False))
 
 
 def line(driver: Driver, run: Run) -> str:
@@ -159,6 +162,12 @@ def status_lines(found: dict[str, Any]) -> list[str]:
     if found["trials_per_hour"]:
         eta = _clock(found["eta_s"]) if found["eta_s"] is not None else "-"
         lines.append(f"  {found['trials_per_hour']:.0f} trials an hour, about {eta} left")
+    lines += [f"  in line for {name}: {count}" for name, count in found.get("queues", {}).items()
+              if count]
+    if found.get("silent_nodes"):
+        lines.append(f"  [yellow]nodes that do not answer:[/] {', '.join(found['silent_nodes'])}")
+    if found.get("dashboard"):
+        lines.append(f"  Ray dashboard: http://{found['dashboard']}")
     if copy := found["copy"]:
         lines.append(f"  copied to {copy['url']}, {copy['bytes'] / 1e3:.0f} kB of journal" + (
             f"; [yellow]behind for {copy['behind_s']:.0f} s[/], tried again: {copy['error']}"
@@ -234,12 +243,13 @@ def _clock(seconds: float) -> str:
 
 
 def _throttled(every_s: float, show: Callable[[Driver], None]) -> Callable[[Driver], None]:
-    last = time.time() - every_s + 1
+    """At most so often, and for no more than a small share of the driver's time."""
+    due = time.time() + 1
 
     def watch(driver: Driver) -> None:
-        nonlocal last
-        if time.time() - last >= every_s:
-            last = time.time()
+        nonlocal due
+        if (began := time.time()) >= due:
             show(driver)
+            due = began + max(every_s, (time.time() - began) / SHARE)
 
     return watch

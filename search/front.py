@@ -10,13 +10,11 @@ Losses = tuple[float, ...]  # every entry to be small
 def non_dominated(items: Sequence[T], losses: Callable[[T], Losses]) -> list[T]:
     """The items that no other item beats; of items with equal losses the first stays."""
     points = [losses(item) for item in items]
-    kept = []
-    for i, (item, point) in enumerate(zip(items, points, strict=True)):
-        beaten = any(_dominates(other, point) or (other == point and j < i)
-                     for j, other in enumerate(points) if j != i)
-        if not beaten:
-            kept.append(item)
-    return kept
+    kept: list[int] = []
+    for i in sorted(range(len(items)), key=points.__getitem__):  # only those before can be as good or better
+        if not any(_as_good(points[j], points[i]) for j in kept):
+            kept.append(i)
+    return [items[i] for i in sorted(kept)]
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
@@ -29,5 +27,5 @@ def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, f
     return area
 
 
-def _dominates(a: Losses, b: Losses) -> bool:
-    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+def _as_good(a: Losses, b: Losses) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True))

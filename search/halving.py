@@ -22,23 +22,28 @@ class Halving:
     rungs: Sequence[int]
     told: dict[int, dict[Hashable, list[Losses]]] = field(default_factory=dict)
     gone_on: set[tuple[Hashable, int]] = field(default_factory=set)
+    news: set[int] = field(default_factory=set)  # rungs that were told of since they were last looked at
 
     def tell(self, name: Hashable, rung: int, losses: Losses) -> None:
         """What one model of a training came to, every loss to be small; a training may lead to several."""
         for lower in (each for each in self.rungs if each < rung):
             self.gone_on.add((name, lower))
         self.told.setdefault(rung, {}).setdefault(name, []).append(losses)
+        self.news.add(rung)
 
     def ask(self) -> list[tuple[Hashable, int]]:
         """Trainings to go on with, and the rung to go on to; each is named once."""
         found = []
         for this, following in reversed(list(zip(self.rungs, self.rungs[1:], strict=False))):
+            if this not in self.news:
+                continue
             best = ranked(self.told.get(this, {}))
             share = following / this if this else HALF
             for name in best[: int(len(best) / share)]:
                 if (name, this) not in self.gone_on:
                     self.gone_on.add((name, this))
                     found.append((name, following))
+        self.news.clear()
         return found
 
 

@@ -6,7 +6,7 @@ A normal Optuna journal, so `optuna.load_study` and the dashboard read it.
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import sleep
@@ -66,7 +66,10 @@ def _seized(fd: int) -> bool:
 
 
 class SingleWriterJournal(JournalFileBackend):
-    """Appends in one write, syncs to disk when a trial ends. Use only while the run is `owned`."""
+    """Appends in one write, syncs to disk when a trial ends. Use only while the run is `owned`.
+
+    What it appends it need not read again: it is the only writer.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
@@ -74,16 +77,48 @@ class SingleWriterJournal(JournalFileBackend):
             stale.unlink()
         drop_torn_tail(path)
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._fresh: list[str] | None = None  # lines since the last reading; None: all are on the disk alone
+        self._waiting: list[str] = []  # lines that are not written yet
+        self._ends, self._grouped = False, False
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Raises RunError when the disk takes only part of it; what was written before stays good."""
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        lines = [json.dumps(log, separators=(",", ":")) for log in logs]
+        self._waiting += lines
+        if self._fresh is not None:
+            self._fresh += lines
+        self._ends = self._ends or any(log.get("op_code") == TRIAL_ENDS for log in logs)
+        if not self._grouped:
+            self._write()
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """From the disk the first time; from then on what was appended since the last time."""
+        if self._fresh is None:
+            yield from super().read_logs(log_number_from)
+            self._fresh = []
+            return
+        fresh, self._fresh = self._fresh, []
+        yield from map(json.loads, fresh)
+
+    @contextmanager
+    def group(self) -> Iterator[None]:
+        """What is appended within reaches the disk together at the end. Not to be nested."""
+        self._grouped = True
+        try:
+            yield
+        finally:
+            self._grouped = False
+            self._write()
+
+    def _write(self) -> None:
+        content, ends = "".join(f"{line}\n" for line in self._waiting).encode(), self._ends
+        self._waiting, self._ends = [], False
         end = os.fstat(self._fd).st_size
         try:
-            written = os.write(self._fd, lines)
-            if written < len(lines):
-                raise OSError(f"wrote {written} of {len(lines)} bytes")
-            if any(log.get("op_code") == TRIAL_ENDS for log in logs):
+            written = os.write(self._fd, content)
+            if written < len(content):
+                raise OSError(f"wrote {written} of {len(content)} bytes")
+            if ends:
                 os.fsync(self._fd)
         except OSError as error:
             os.ftruncate(self._fd, end)

@@ -164,7 +164,7 @@ def at(place: str | Path) -> Run:
     kept = Path(tempfile.mkdtemp(prefix="pared-"))
     try:
         restore(text, kept)
-        run = Run(kept, text)
+        run = Run(kept, copy_of=text)
     except BaseException:
         shutil.rmtree(kept, ignore_errors=True)
         raise

@@ -62,6 +62,7 @@ class Outcome:
     saved_s: float = 0.0  # what was not trained again: another trial, or an earlier run, had done it
     node: str = ""
     pid: int = 0
+    began: float = 0.0  # when the worker took it up, seconds since 1970
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -50,12 +50,15 @@ class Counts:
 class Run:
     """Reads a run directory; what it read stays as it was until `Run` is made again.
 
-    `copy_of` is the URL that the directory was fetched from, when it is only there to be read.
+    `study`: that of the run's own driver, which need not read it from disk. `copy_of`: the URL that the
+    directory was fetched from, when it is only there to be read.
     """
 
-    def __init__(self, path: str | Path, copy_of: str | None = None) -> None:
+    def __init__(self, path: str | Path, study: Any = None, copy_of: str | None = None) -> None:
         self.path, self.copy_of = Path(path), copy_of
         self.place = copy_of or str(path)  # what people call it by
+        if study is not None:
+            self.study = study
         if not (self.path / CONFIG).is_file():
             raise RunError(f"{self.path} is not a run: it has no {CONFIG}; `pared search` makes one")
 

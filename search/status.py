@@ -18,6 +18,7 @@ from .journal import owner
 from .lease import holder
 from .records import keep
 from .run import STATUS, Run
+from .workers.meters import Meters
 
 EVERY_S = 1.0
 
@@ -25,20 +26,24 @@ EVERY_S = 1.0
 @contextmanager
 def heartbeat(run: Path) -> Iterator[Callable[[Driver], None]]:
     """Writes `status.json` at most once a second while the driver runs."""
-    last = 0.0
+    last, meters = 0.0, Meters(run.name)
 
     def beat(driver: Driver) -> None:
         nonlocal last
         if time.time() - last >= EVERY_S:
             last = time.time()
             keep(run / STATUS, snapshot(driver))
+            meters.show(driver.ended, {"running": len(driver.out), "workers": driver.crew.workers,
+                                       "silent_nodes": len(driver.crew.silent),
+                                       "driver_busy_share": busy_share(driver)})
 
     yield beat
 
 
 def snapshot(driver: Driver) -> dict[str, Any]:
     """What only the driver knows: who is running what, and how it spends its own time."""
-    notes, now = driver.crew.notes(), time.time()
+    crew, now = driver.crew, time.time()
+    notes = crew.notes()
     running = []
     for number, flight in sorted(driver.out.items()):
         note = notes.get(number)
@@ -47,7 +52,8 @@ def snapshot(driver: Driver) -> dict[str, Any]:
             "attempt": flight.attempt, "doing": note.doing if note else "starting",
             "node": note.node if note else "", "pid": note.pid if note else 0})
     return {"pid": os.getpid(), "time": now, "started": driver.started, "running": running,
-            "workers": driver.crew.workers, "busy_share": busy_share(driver)}
+            "workers": crew.workers, "busy_share": busy_share(driver), "queues": crew.queues(notes),
+            "silent_nodes": sorted(crew.silent), "dashboard": crew.dashboard}
 
 
 def busy_share(driver: Driver) -> float:
@@ -82,7 +88,9 @@ def status(place: str | Path) -> dict[str, Any]:
         "running": live.get("running", []) if alive else [],
         "trials_per_hour": rate, "eta_s": None if eta is None else round(eta),
         "front": len(run.front()) if run.candidates else 0, "saved_share": round(run.saved, 3),
-        "busy_share": live.get("busy_share"), "copy": _copy(run),
+        "busy_share": live.get("busy_share"), "workers": live.get("workers"),
+        **{name: live[name] for name in ("queues", "silent_nodes", "dashboard") if alive and name in live},
+        "copy": _copy(run),
     }
 
 

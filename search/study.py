@@ -2,8 +2,8 @@
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from math import inf
 from pathlib import Path
@@ -18,6 +18,8 @@ from ..errors import RunError
 from .config import RunConfig
 from .journal import NAME, SingleWriterJournal
 from .records import Outcome, Untouched
+
+Group = Callable[[], AbstractContextManager[None]]
 
 STUDY = "pared"
 # User attributes of a trial.
@@ -45,8 +47,11 @@ def objectives(config: RunConfig) -> list[tuple[str, str]]:
 @contextmanager
 def opened(
     run: Path, config: RunConfig, sampler: optuna.samplers.BaseSampler
-) -> Iterator[optuna.Study]:
-    """The study for its one driver, made if it is not there. Use while the run is `owned`."""
+) -> Iterator[tuple[optuna.Study, Group]]:
+    """The study for its one driver, made if it is not there. Use while the run is `owned`.
+
+    What is written within one `Group` reaches the disk together.
+    """
     names, directions = zip(*objectives(config), strict=True)
     backend = SingleWriterJournal(run / NAME)
     try:
@@ -56,7 +61,7 @@ def opened(
                 study_name=STUDY, storage=JournalStorage(backend), directions=list(directions),
                 load_if_exists=True, sampler=sampler)
             study.set_metric_names(list(names))
-        yield study
+        yield study, backend.group
     finally:
         backend.close()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,8 @@ from .limits import nowhere
 from .records import Job, Outcome, Report
 from .trainings import Trainings
 
+NO_MEMORY = "can't allocate memory"  # of a RuntimeError by torch's allocator
+
 Decide = Callable[[Mapping[str, float], Mapping[str, Measurement]], dict[str, float]]
 
 
@@ -60,12 +62,18 @@ class Bench:
     students: Mapping[str, Callable[[], torch.nn.Module]] = field(default_factory=dict)
     content: str = ""  # sha256 of all that a training depends on beside its recipe
     cache: str = ""  # URL; none: nothing is looked up or kept
+    train_threads: int = 1
 
 
 def run(job: Job, bench: Bench, measure: Measure, report: Report) -> Outcome:
-    """The outcome of one job; whatever a candidate does wrong ends up in it as a reason."""
-    torch.set_num_threads(bench.threads)
-    return replace(_outcome(job, bench, measure, report), node=socket.gethostname(), pid=os.getpid())
+    """The outcome of one job; whatever a candidate does wrong ends up in it as a reason.
+
+    Raises MemoryError, as with more memory it may do; RunError: the files of the run are out of reach.
+    """
+    torch.set_num_threads(bench.train_threads)
+    began = time()
+    outcome = _outcome(job, bench, measure, report)
+    return replace(outcome, node=socket.gethostname(), pid=os.getpid(), began=began)
 
 
 def _outcome(job: Job, bench: Bench, measure: Measure, report: Report) -> Outcome:
@@ -76,8 +84,10 @@ def _outcome(job: Job, bench: Bench, measure: Measure, report: Report) -> Outcom
     except CandidateError as error:
         return Outcome("failed", str(error))
     except MemoryError:
-        return Outcome("failed", "out of memory")
+        raise
     except Exception as error:  # the user's model, loss or metric may raise anything
+        if isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error):
+            raise MemoryError from error
         place = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {error} (at {place.filename}:{place.lineno})"
         return Outcome("failed", reason[:1000])

@@ -35,6 +35,17 @@ def load(reference: str, base: Path, key: str) -> object:
     return found
 
 
+def source(reference: str) -> Path | None:
+    """Where the code of a loaded reference is: folder of a file, package, module; None if installed."""
+    where = reference.rpartition(":")[0]
+    is_file = where.endswith(".py")
+    module = sys.modules[Path(where).stem if is_file else where.partition(".")[0]]
+    path = Path(module.__file__ or "").resolve()
+    if path.is_relative_to(sys.prefix):
+        return None
+    return path.parent if is_file or path.name == "__init__.py" else path
+
+
 def check(found: object, reference: str = "subject") -> Subject:
     """The subject itself, called if it is a factory, after one example went through the model."""
     if callable(found) and not isinstance(found, Subject):

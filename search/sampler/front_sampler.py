@@ -8,7 +8,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
-from . import activity, gain
+from . import activity, gain, plan
 from .activity import Active
 from .beliefs import Beliefs
 from .candidates import Candidates
@@ -18,7 +18,8 @@ from .history import History, read
 from .vectors import Params, Rows, Vectors
 
 START, TOLD = 8, 3  # trials spread over the range of costs, and told, before a surrogate is asked
-WORK = 240_000  # candidates x trials that a proposal may compare
+WORK, LEAST = 240_000, 240  # candidates x trials that a proposal may compare, and candidates at least
+MOST = 1000  # trials that a proposal is made from
 BOLD, EVERY, LATE = 3.0, 3, 30  # one proposal in EVERY after LATE trials doubts its surrogate BOLD times more
 GOLDEN = 0.6180339887  # its multiples spread evenly over the unit interval
 
@@ -68,6 +69,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self._proposed: dict[int, Params] = {}
         self._rows: dict[int, Rows] = {}
+        self._plan: list[Rows] = []
         self._candidates: Candidates | None = None
         self._beliefs: Beliefs | None = None
 
@@ -80,13 +82,23 @@ class FrontSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> Params:
         """A whole parameter set; nothing for a trial whose parameters were given to it."""
-        if trial.system_attrs.get("fixed_params"):
+        if given := trial.system_attrs.get("fixed_params"):
+            self._leave_out(given)
             return {}
-        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        history = read(others, self._vectors, self._objectives, self._proposed, self._rows)
-        row = self._propose(history, trial.number)
+        if not self._plan:
+            others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+            history = read(others, self._vectors, self._objectives, self._proposed, self._rows)
+            self._plan = list(self._propose(history, trial.number))
+        row = self._plan.pop(0)
         self._proposed[trial.number] = self._vectors.decode(row)
         return self._complete(row)
+
+    def _leave_out(self, given: Params) -> None:
+        """What others try meanwhile is not proposed as well."""
+        if self._plan:
+            known = {name: value for name, value in given.items() if name in self._space}
+            keys = self._vectors.keys(self._vectors.stack([self._vectors.encode(known), *self._plan]))
+            self._plan = [row for row, key in zip(self._plan, keys[1:], strict=True) if key != keys[0]]
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -101,16 +113,19 @@ class FrontSampler(optuna.samplers.BaseSampler):
         return {**self._vectors.decode(self._vectors.rows(levels)), **self._vectors.decode(row)}
 
     def _propose(self, history: History, number: int) -> Rows:
-        dice = np.random.default_rng([self._seed, number])
+        """(k, d): one, or several where there are many trials already."""
+        dice, count = np.random.default_rng([self._seed, number]), plan.length(len(history.rows))
+        history = history.thinned(MOST)
         rows, costs = self._renewed(history).of(history, dice)
         if len(history.order) < TOLD or len(history.rows) < START:
-            return self._spread(rows, costs, len(history.rows), dice)
-        most = WORK // len(history.rows)
+            return self._spread(rows, costs, len(history.rows), dice)[None]
+        most = max(LEAST, WORK // len(history.rows))
         rows, costs = rows[:most], costs[:most]
         bold = BOLD if len(history.rows) > LATE and number % EVERY == 0 else 1.0
         anywhere = bool(self._budgets) and number % EVERY != 1
-        best: Rows = rows[int(np.argmax(self._gains(history, rows, costs, bold, anywhere)))]
-        return best
+        gains = self._gains(history, rows, costs, bold, anywhere)
+        found: Rows = rows[plan.apart(gains, self._vectors.embed(rows), count)]
+        return found
 
     def _renewed(self, history: History) -> Candidates:
         """Drawn anew when it turns out which parameters trials ask for."""

@@ -38,6 +38,17 @@ class History:
         """Indices of the told trials that no other beats."""
         return np.asarray(np.flatnonzero(self.told)[self._beaten == 0], np.int64)
 
+    def thinned(self, most: int) -> "History":
+        """With at most `most` trials that were told: its front, and evenly of the others; all of `tried`."""
+        told = np.flatnonzero(self.told)
+        if len(told) <= most:
+            return self
+        on_front = unbeaten(self.losses[told])
+        front, rest = told[on_front][:most], told[~on_front]
+        even = rest[np.linspace(0, len(rest) - 1, most - len(front)).astype(np.int64)]
+        kept = np.sort(np.concatenate([front, even, np.flatnonzero(~self.told)]))
+        return History(self.rows[kept], self.losses[kept], self.noise[kept], self.tried)
+
     @cached_property
     def _beaten(self) -> Levels:
         return beaten(self.losses[self.told])
@@ -104,6 +115,18 @@ def _row(
     if trial.state.is_finished():
         rows[trial.number] = row
     return row
+
+
+def unbeaten(losses: Rows) -> NDArray[np.bool_]:
+    """(n,) whether a point is on the front, one front at a time in memory."""
+    found = np.zeros(len(losses), bool)
+    front = np.zeros((0, losses.shape[1]))
+    for i in np.lexsort(losses.T[::-1]):  # only those before can be better
+        point = losses[i]
+        if not ((front <= point).all(axis=1) & (front < point).any(axis=1)).any():
+            found[i] = True
+            front = np.vstack([front, point])
+    return found
 
 
 def beaten(losses: Rows) -> Levels:

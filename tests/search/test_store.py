@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from drivers import ended, ends, started, until
 from helpers import ALONE, S3, write_run_file
-from test_faults import ended, ends, started, until
 
 import pared
 from pared.evaluators.folder import Folder

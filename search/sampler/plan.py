@@ -1,0 +1,28 @@
+"""Several proposals from one look at what was found, for when trials end faster than a surrogate is asked."""
+
+import numpy as np
+
+from .vectors import Levels, Rows
+
+TRIALS = 100  # one more proposal comes from the same ranking for every so many trials
+NEAR = 1.0  # squared distance, of `Vectors.embed`, at which most of a gain is thought to be shared
+
+
+def length(trials: int) -> int:
+    """Proposals that one ranking is good for: each adds little to so many trials."""
+    return max(1, trials // TRIALS)
+
+
+def apart(gains: Rows, points: Rows, count: int) -> Levels:
+    """Indices of at most `count` of the best (m,), each by what those before leave of its gain.
+
+    `points` (m, p). Local penalisation (Gonzalez et al., Batch Bayesian optimization via local penalization,
+    2016), with a gain shared the more the nearer two points are.
+    """
+    left, chosen = gains.astype(float), []
+    for _ in range(min(count, len(gains))):
+        best = int(np.argmax(left))
+        chosen.append(best)
+        left = left * -np.expm1(-((points - points[best]) ** 2).sum(axis=1) / NEAR)
+        left[chosen] = -np.inf
+    return np.array(chosen, np.int64)

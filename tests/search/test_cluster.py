@@ -1,0 +1,190 @@
+"""Several nodes: code that travels, nodes that die, freeze, leave and join, a head that goes away."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from helpers import ALONE, command, write_run_file
+from ray.cluster_utils import Cluster
+
+import pared
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+
+@pytest.fixture(autouse=True)
+def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # an earlier local cluster may have left a token
+
+
+@contextlib.contextmanager
+def nodes(*cpus: int, **head: Any) -> Iterator[Cluster]:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], **head})
+    try:
+        for count in cpus[1:]:
+            cluster.add_node(num_cpus=count)
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def raylets(cluster: Cluster) -> list[psutil.Process]:
+    """Of the nodes beside the head, in the order in which they joined."""
+    return [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in cluster.worker_nodes]
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+def started(*args: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(command(*args), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def until(what: Callable[[], Any], seconds: float = 120) -> Any:
+    end = time.time() + seconds
+    while time.time() < end:
+        if found := what():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it did not happen in time")
+
+
+def events(run: Path, name: str = "") -> list[dict[str, Any]]:
+    try:
+        lines = (run / "events.jsonl").read_text().splitlines()
+    except OSError:
+        return []
+    found = [json.loads(line) for line in lines]
+    return [event for event in found if event["event"] == name or not name]
+
+
+def live(run: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((run / "status.json").read_text())
+    except (OSError, ValueError):
+        return {"running": []}
+    return found
+
+
+def pids(run: Path) -> set[int]:
+    return {row["pid"] for row in live(run)["running"] if row["pid"]}
+
+
+def on(process: psutil.Process, run: Path) -> bool:
+    """Whether a trial runs on the node of that raylet."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(pids(run) & {child.pid for child in process.children(recursive=True)})
+    return False
+
+
+def done(driver: subprocess.Popen[str], run: Path, trials: int, seconds: float = 300) -> None:
+    told = driver.communicate(timeout=seconds)[1]
+    assert driver.returncode == 0, told
+    counts = pared.open_run(run).counts()
+    assert (counts.complete, counts.failed, counts.running) == (trials, 0, 0), (counts, told)
+    numbers = [event["trial"] for event in events(run, "ended")]
+    assert len(numbers) == len(set(numbers)) == trials, "a trial was ended twice, or never"
+
+
+def searched(folder: Path, address: str, trials: int, **changes: Any) -> tuple[subprocess.Popen[str], Path]:
+    """A search on a cluster whose nodes know nothing of the model's code."""
+    run_file = write_run_file(
+        folder, search={"trials": trials}, cluster={**ALONE, "workers": None, "address": address}, **changes)
+    return started("search", run_file, "--out", folder / "run"), folder / "run"
+
+
+def test_a_node_dies_another_joins_and_the_search_goes_on(tmp_path: Path) -> None:
+    with nodes(1, 1) as cluster:
+        driver, run = searched(tmp_path, cluster.address, 8)
+        victim = raylets(cluster)[0]
+        until(lambda: on(victim, run))
+        assert live(run)["workers"] == 2
+        victim.kill()
+        killed = time.time()
+        fault = until(lambda: events(run, "fault"))[0]
+        assert fault["kind"] == "lost" and fault["time"] - killed < 5
+        until(lambda: live(run).get("workers") == 1, 20)
+        cluster.add_node(num_cpus=2)
+        until(lambda: live(run).get("workers") == 3, 20)
+        until(lambda: len(pids(run)) == 3 or driver.poll() is not None, 60)
+        done(driver, run, 8)
+        again = [e for e in events(run, "started") if e["trial"] == fault["trial"]]
+        assert [e["attempt"] for e in again] == [1, 1], "the death of its node was held against the trial"
+
+
+def test_a_node_that_freezes_loses_its_trials_and_what_it_says_later_is_ignored(tmp_path: Path) -> None:
+    with nodes(1, 1) as cluster:
+        driver, run = searched(tmp_path, cluster.address, 6)
+        victim = raylets(cluster)[0]
+        until(lambda: on(victim, run))
+        frozen = family(victim)
+        for process in frozen:
+            process.suspend()
+        stopped = time.time()
+        try:
+            fault = until(lambda: events(run, "fault"), 60)[0]
+            assert "not answered" in fault["reason"] and fault["time"] - stopped < 30
+            until(lambda: live(run)["silent_nodes"], 10)
+        finally:
+            for process in frozen:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
+        done(driver, run, 6)
+
+
+def test_the_head_goes_away_and_the_run_is_resumed_elsewhere(tmp_path: Path, pared_cli) -> None:
+    with nodes(2) as cluster:
+        driver, run = searched(tmp_path, cluster.address, 6)
+        until(lambda: len(events(run, "ended")) >= 2)
+        known = {event["trial"] for event in events(run, "ended")}
+        for process in family(psutil.Process(cluster.head_node.all_processes["gcs_server"][0].process.pid)):
+            process.kill()
+        cluster.head_node.kill_raylet()
+        told = driver.communicate(timeout=120)[1]
+        assert driver.returncode not in (0, None)
+        assert "Traceback" not in told and "pared resume" in told, told
+    assert pared_cli("resume", run, "--address", "local").returncode == 0
+    ended = [event["trial"] for event in events(run, "ended")]
+    assert len(ended) == len(set(ended)) == 6 and known <= set(ended)
+
+
+def test_a_driver_that_is_told_to_go_goes_and_can_be_resumed(tmp_path: Path, pared_cli) -> None:
+    run_file = write_run_file(tmp_path, search={"trials": 5}, cluster=ALONE)
+    driver = started("search", run_file, "--out", tmp_path / "run")
+    until(lambda: len(events(tmp_path / "run", "ended")) >= 1)
+    os.kill(driver.pid, signal.SIGTERM)
+    told = driver.communicate(timeout=60)[1]
+    assert driver.returncode == 143 and "pared resume" in told and "Traceback" not in told
+    result = pared_cli("resume", tmp_path / "run")
+    assert result.returncode == 0
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("pared: finished complete=5 refused=0 failed=0 front="), last
+
+
+def test_the_device_of_a_profile_goes_away_in_the_middle_and_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").write_text(json.dumps(
+        {"extends": "host-cpu", "name": "lab", "backend": {"kind": "node", "resource": "device:lab"}}))
+    with nodes(2) as cluster:
+        first = cluster.add_node(num_cpus=0, resources={"device:lab": 1})
+        driver, run = searched(tmp_path, cluster.address, 4, profiles=["lab.yaml"])
+        until(lambda: live(run).get("queues", {}).get("lab"))
+        cluster.remove_node(first, allow_graceful=False)
+        time.sleep(3)
+        cluster.add_node(num_cpus=0, resources={"device:lab": 1})
+        done(driver, run, 4)
+
+
+def test_more_than_any_node_has_is_told_at_once(pared_cli, tmp_path: Path) -> None:
+    run_file = write_run_file(tmp_path, cluster={"train": {"cpus": 1, "gpus": 2, "memory": "4GB"}})
+    result = pared_cli("search", run_file, "--out", tmp_path / "run")
+    assert result.returncode == 2 and not (tmp_path / "run").exists()
+    assert "cluster.train asks for 1 CPUs, 2 GPUs, 4.0 GB; the largest node has 2 CPUs" in result.stderr
