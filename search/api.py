@@ -15,6 +15,7 @@ from ..hardware_profiles.load import dump as profile_text
 from ..hardware_profiles.load import is_path
 from ..spaces import space as spaces
 from ..spaces.subject import Subject
+from . import database
 from . import study as book
 from .budget import parse
 from .cache import RUN_ONLY, Cache, home
@@ -23,7 +24,7 @@ from .config import RunConfig, StageNeeds, build, dump, read
 from .driver import Driver
 from .events import events
 from .inherit import Inheritance, inherited, take_over
-from .journal import NAME, owned
+from .journal import owned
 from .limits import limits, size_counts
 from .mirror import at, mirrored, restore
 from .prepare import Prepared, prepare, teach
@@ -87,7 +88,7 @@ def resume(
             "address": "cluster.address"}
     changed = {keys[name]: value for name, value in overrides.items() if value is not None}
     config = build(run.config.model_dump(mode="json"), changed, str(run.path / CONFIG))
-    if book.known_untouched(run.path) and run.is_over(config.search.trials):
+    if book.known_untouched(run.path, config.cluster.storage) and run.is_over(config.search.trials):
         with owned(run.path), mirrored(run.path, config):  # what could not be copied when it ended
             return run
     if subject is None:
@@ -158,7 +159,7 @@ def start(
     except OSError as error:
         raise RunError(f"cannot write {out}: {error}") from error
     finally:
-        if not (out / NAME).exists():  # nothing was scored: leave no half-made run behind
+        if not book.begun(out):  # nothing was scored: leave no half-made run behind
             shutil.rmtree(out, ignore_errors=True)
     return Run(out)
 
@@ -196,11 +197,13 @@ def _drive(
     for profile in profiles:  # told before a cluster starts
         if profile.backend.kind != "node":
             device(profile).check()
+    if config.cluster.storage:
+        database.check(config.cluster.storage)
     cluster = config.cluster
     stages = {"train": _needs(cluster.train), "score": _needs(cluster.score)}
     with crew(cluster.address, cluster.workers, stages, profiles, _code(config)) as workers:
         store, cache = store_of(out, config).url, _cache(config, out)
-        known = book.known_untouched(out)
+        known = book.known_untouched(out, cluster.storage)
         shared = workers.share(subject)
         ready: Prepared = workers.call(
             prepare, shared, profiles, store, known, cluster.score.cpus, config.keep, tuple(students))
@@ -281,7 +284,10 @@ def _absolute(config: RunConfig, base: Path) -> RunConfig:
     students = {name: full(reference) for name, reference in config.students.items()}
     named = config.cluster
     cache = named.cache if named.cache == RUN_ONLY else place(named.cache)
-    cluster = named.model_copy(update={"cache": cache, "store": place(named.store)})
+    where = {"cache": cache, "store": place(named.store), "storage": named.storage}
+    if named.storage and named.storage.startswith("sqlite:///"):
+        where["storage"] = f"sqlite:///{place(named.storage.removeprefix('sqlite:///'))}"
+    cluster = named.model_copy(update=where)
     return config.model_copy(update={"model": full(config.model), "students": students, "cluster": cluster})
 
 

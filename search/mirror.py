@@ -16,11 +16,13 @@ from threading import Event, Thread
 
 from ..errors import RunError
 from ..evaluators.folder import Folder
+from . import database
 from .config import RunConfig
 from .journal import NAME
 from .lease import Lease
 from .records import keep
 from .run import CONFIG, STATUS, Run
+from .study import begun
 
 EVERY_S = 3.0
 SEGMENTS, SEGMENT = "journal", re.compile(r"[0-9]{12}\.log")
@@ -87,15 +89,16 @@ class Mirror:
 
     def _copy(self) -> None:
         """Nothing before the study is made: a run that failed to start leaves no copy."""
-        if not (self._run / NAME).exists():
+        if not begun(self._run):
             return
-        for name in (CONFIG, *_profiles(self._run), STATUS):
+        for name in (CONFIG, database.NAME, *_profiles(self._run), STATUS):
             path = self._run / name
             content = path.read_bytes() if path.exists() else b""
             if content and self._sent.get(name) != content:
                 self.folder.write(name, content)
                 self._sent[name] = content
-        self._copy_journal()
+        if (self._run / NAME).exists():
+            self._copy_journal()
 
     def _copy_journal(self) -> None:
         with (self._run / NAME).open("rb") as file:
@@ -148,12 +151,14 @@ def restore(url: str, out: Path) -> None:
         raise RunError(f"{url} is not a run: it has no {CONFIG}; see cluster.store of its run file")
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG).write_bytes(config)
-    if status := folder.read(STATUS):
-        (out / STATUS).write_bytes(status)
+    for name in (STATUS, database.NAME):
+        if content := folder.read(name):
+            (out / name).write_bytes(content)
     for info in profiles.files():
         (out / PROFILES).mkdir(exist_ok=True)
         (out / PROFILES / info.name).write_bytes(profiles.read(info.name) or b"")
-    (out / NAME).write_bytes(journal(folder)[0])
+    if not (out / database.NAME).exists():
+        (out / NAME).write_bytes(journal(folder)[0])
 
 
 def at(place: str | Path) -> Run:

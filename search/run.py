@@ -72,7 +72,7 @@ class Run:
 
     @cached_property
     def study(self) -> Any:
-        return book.loaded(self.path)
+        return book.loaded(self.path, self.config.cluster.storage)
 
     @cached_property
     def trials(self) -> list[FrozenTrial]:
