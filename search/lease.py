@@ -17,6 +17,7 @@ from ..errors import RunError
 from ..evaluators.folder import Folder
 
 NAME = "driver.json"
+LOOK_S = 1.0
 STALE_S = 60.0  # without a sign of life; the clocks of machines may differ by less than this
 
 
@@ -51,11 +52,8 @@ class Lease:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Raises RunError while another driver is alive, or where the folder cannot be written."""
-        if other := holder(self._folder):
-            raise RunError(f"{self._folder.url} is driven by {other.host}, pid {other.pid}, alive "
-                           f"{max(0.0, time.time() - other.time):.0f} s ago; it counts as dead after "
-                           f"{STALE_S:.0f} s without a sign of life")
+        """Raises RunError where another driver is alive, or where the folder cannot be written."""
+        self._outlive()
         self._write()
         try:
             if not self._is_ours():  # two asked at once
@@ -72,6 +70,16 @@ class Lease:
             return False
         self._write()
         return True
+
+    def _outlive(self) -> None:
+        """Until a driver that was alive lately gives a sign of life, or counts as dead."""
+        first = other = holder(self._folder)
+        while first and other:
+            if (other.token, other.time) != (first.token, first.time):
+                raise RunError(f"{self._folder.url} is driven by {other.host}, pid {other.pid}; a driver "
+                               f"counts as dead after {STALE_S:.0f} s without a sign of life")
+            time.sleep(LOOK_S)
+            other = holder(self._folder)
 
     def _is_ours(self) -> bool:
         """One that is gone is not: another driver took over and has ended."""

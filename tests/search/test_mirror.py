@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,14 +133,25 @@ def test_a_store_that_is_away_disturbs_nobody_and_is_caught_up_with(s3: S3, url:
     assert told(run)["error"] == ""
 
 
-def test_a_second_driver_is_refused_while_the_first_is_alive(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, now = Folder(url), time.time()
-    first, second = Lease(folder), Lease(folder)
+def test_a_second_driver_is_refused_while_the_first_gives_signs_of_life(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "LOOK_S", 0.1)
+    first, second = Lease(Folder(url)), Lease(Folder(url))
     with first.held():
-        with pytest.raises(RunError, match=f"pid {os.getpid()}, alive 0 s ago"), second.held():
+        sign = threading.Timer(0.5, first.renew)
+        sign.start()
+        with pytest.raises(RunError, match=f"driven by .*, pid {os.getpid()}"), second.held():
             pass
-        monkeypatch.setattr(lease.time, "time", lambda: now + 61)  # it was asleep for long
+        sign.join()
+
+
+def test_a_driver_that_gave_no_sign_of_life_is_followed_by_another(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "LOOK_S", 0.1)
+    monkeypatch.setattr(lease, "STALE_S", 0.5)
+    folder, first, second = Folder(url), Lease(Folder(url)), Lease(Folder(url))
+    with first.held():
+        began = time.time()
         with second.held():
+            assert 0.3 < time.time() - began < 10
             assert second.renew() and not first.renew()
         assert holder(folder) is None and not first.renew()
 

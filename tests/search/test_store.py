@@ -107,7 +107,7 @@ def test_a_killed_driver_whose_disk_is_lost_is_taken_up_from_the_copy(s3: S3, pa
     live = json.loads(pared_cli("status", url, "--json").stdout)
     assert live["driver"]["alive"] and live["driver"]["pid"] == driver.pid and live["running"]
     second = pared_cli("resume", str(pared.fetch(url, tmp_path / "second").path))
-    assert second.returncode == 2 and f"pid {driver.pid}, alive" in second.stderr
+    assert second.returncode == 2 and f"pid {driver.pid};" in second.stderr
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     before = {t.number: t.user_attrs[book.OUTCOME] for t in pared.open_run(url).trials if book.OUTCOME in t.user_attrs}
