@@ -35,59 +35,68 @@ def test_a_wrong_bucket_is_told_before_anything_starts(s3: S3, pared_cli, tmp_pa
     assert not (tmp_path / "run").exists() and time.time() - began < 60
 
 
+@pytest.fixture(scope="module")
+def stored(s3: S3, tmp_path_factory: pytest.TempPathFactory, pared_cli) -> str:
+    """The URL of a finished run whose directory is gone."""
+    folder, url = tmp_path_factory.mktemp("stored"), f"s3://{s3.bucket}/finished"
+    run_file = write_run_file(folder, search={"trials": 6}, max_accuracy_drop=0.05,
+                              cluster={**WIDE, "store": url})
+    done = pared_cli("search", run_file, "--out", folder / "run")
+    assert done.returncode == 0, done.stderr
+    assert not (folder / "run" / "artifacts").exists()
+    front = json.loads(pared_cli("front", folder / "run", "--json").stdout)
+    assert all(point["artifact"] == f"{url}/artifacts/{point['sha256']}.onnx" for point in front["points"])
+    assert (folder / "run" / "journal.log").read_bytes() == journal(Folder(url))[0]
+    assert "copied to " + url in pared_cli("status", folder / "run").stdout
+    told = pared_cli("search", run_file, "--out", folder / "again")
+    assert told.returncode == 2 and "holds a run already" in told.stderr, told.stderr
+    shutil.rmtree(folder)
+    return url
+
+
 @pytest.mark.slow
 @pytest.mark.ray
-class TestAFinishedRun:
-    @pytest.fixture(scope="class")
-    def url(self, s3: S3, tmp_path_factory: pytest.TempPathFactory, pared_cli) -> str:
-        """Its directory is gone."""
-        folder, url = tmp_path_factory.mktemp("stored"), f"s3://{s3.bucket}/finished"
-        run_file = write_run_file(folder, search={"trials": 6}, max_accuracy_drop=0.05,
-                                  cluster={**WIDE, "store": url})
-        done = pared_cli("search", run_file, "--out", folder / "run")
-        assert done.returncode == 0, done.stderr
-        assert not (folder / "run" / "artifacts").exists()
-        front = json.loads(pared_cli("front", folder / "run", "--json").stdout)
-        assert all(point["artifact"] == f"{url}/artifacts/{point['sha256']}.onnx" for point in front["points"])
-        assert (folder / "run" / "journal.log").read_bytes() == journal(Folder(url))[0]
-        assert "copied to " + url in pared_cli("status", folder / "run").stdout
-        told = pared_cli("search", run_file, "--out", folder / "again")
-        assert told.returncode == 2 and "holds a run already" in told.stderr, told.stderr
-        shutil.rmtree(folder)
-        return url
+def test_a_stored_run_is_read_from_its_url(stored: str, pared_cli, tmp_path: Path) -> None:
+    status = json.loads(pared_cli("status", stored, "--json").stdout)
+    assert status["run"] == stored and status["driver"]["alive"] is False
+    assert status["counts"]["asked"] == 6 and status["copy"] is None
+    shown = pared_cli("front", stored)
+    assert shown.returncode == 0 and f"Pareto set of {stored}" in shown.stdout
+    page = pared_cli("report", stored, "-o", tmp_path / "page.html")
+    assert page.returncode == 0 and stored in (tmp_path / "page.html").read_text()
 
-    def test_is_read_from_its_url(self, url: str, pared_cli, tmp_path: Path) -> None:
-        status = json.loads(pared_cli("status", url, "--json").stdout)
-        assert status["run"] == url and status["driver"]["alive"] is False
-        assert status["counts"]["asked"] == 6 and status["copy"] is None
-        shown = pared_cli("front", url)
-        assert shown.returncode == 0 and f"Pareto set of {url}" in shown.stdout
-        page = pared_cli("report", url, "-o", tmp_path / "page.html")
-        assert page.returncode == 0 and url in (tmp_path / "page.html").read_text()
 
-    def test_gives_its_files_and_cards(self, url: str, pared_cli, tmp_path: Path) -> None:
-        picked = pared_cli("pick", url, "-o", tmp_path / "mine", "--json")
-        assert picked.returncode == 0, picked.stderr
-        card = json.loads((tmp_path / "mine" / "model.json").read_text())
-        assert card["sha256"] == json.loads(picked.stdout)["sha256"]
-        assert (tmp_path / "mine" / "model.onnx").stat().st_size > 1000
-        candidate = pared.open_run(url).front()[0]
-        with pytest.raises(pared.UserError, match="export"):
-            _ = candidate.path
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_stored_run_gives_its_files_and_cards(stored: str, pared_cli, tmp_path: Path) -> None:
+    picked = pared_cli("pick", stored, "-o", tmp_path / "mine", "--json")
+    assert picked.returncode == 0, picked.stderr
+    card = json.loads((tmp_path / "mine" / "model.json").read_text())
+    assert card["sha256"] == json.loads(picked.stdout)["sha256"]
+    assert (tmp_path / "mine" / "model.onnx").stat().st_size > 1000
+    candidate = pared.open_run(stored).front()[0]
+    with pytest.raises(pared.UserError, match="export"):
+        _ = candidate.path
 
-    def test_is_verified(self, url: str, pared_cli) -> None:
-        told = json.loads(pared_cli("verify", url, "--json").stdout)
-        assert told["checks"] and all(c["accuracy"] == c["reported_accuracy"] for c in told["checks"])
 
-    def test_is_fetched_and_given_more_trials(self, url: str, pared_cli, tmp_path: Path) -> None:
-        assert pared_cli("resume", url).returncode == 2
-        fetched = pared_cli("fetch", url, tmp_path / "run")
-        assert fetched.returncode == 0 and "6 trials" in fetched.stdout, fetched.stderr
-        again = pared_cli("fetch", url, tmp_path / "run")
-        assert again.returncode == 2 and "not empty" in again.stderr
-        resumed = pared_cli("resume", tmp_path / "run", "--trials", 7)
-        assert resumed.returncode == 0, resumed.stderr
-        assert pared.open_run(url).counts().asked == 7
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_stored_run_is_verified(stored: str, pared_cli) -> None:
+    told = json.loads(pared_cli("verify", stored, "--json").stdout)
+    assert told["checks"] and all(c["accuracy"] == c["reported_accuracy"] for c in told["checks"])
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_stored_run_is_fetched_and_given_more_trials(stored: str, pared_cli, tmp_path: Path) -> None:
+    assert pared_cli("resume", stored).returncode == 2
+    fetched = pared_cli("fetch", stored, tmp_path / "run")
+    assert fetched.returncode == 0 and "6 trials" in fetched.stdout, fetched.stderr
+    again = pared_cli("fetch", stored, tmp_path / "run")
+    assert again.returncode == 2 and "not empty" in again.stderr
+    resumed = pared_cli("resume", tmp_path / "run", "--trials", 7)
+    assert resumed.returncode == 0, resumed.stderr
+    assert pared.open_run(stored).counts().asked == 7
 
 
 def copied(url: str, at_least: int) -> bool:
