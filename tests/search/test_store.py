@@ -111,7 +111,7 @@ def copied(url: str, at_least: int) -> bool:
 @pytest.mark.ray
 def test_a_killed_driver_whose_disk_is_lost_is_taken_up_from_the_copy(s3: S3, pared_cli, tmp_path: Path) -> None:
     run, url = tmp_path / "run", f"s3://{s3.bucket}/killed"
-    driver = started("search", write_run_file(tmp_path, search={"trials": 10}, cluster={**WIDE, "store": url}), "--out", run)
+    driver = started("search", write_run_file(tmp_path, search={"trials": 8}, cluster={**WIDE, "store": url}), "--out", run)
     until(lambda: copied(url, 3))
     live = json.loads(pared_cli("status", url, "--json").stdout)
     assert live["driver"]["alive"] and live["driver"]["pid"] == driver.pid and live["running"]
@@ -128,7 +128,7 @@ def test_a_killed_driver_whose_disk_is_lost_is_taken_up_from_the_copy(s3: S3, pa
     assert resumed.returncode == 0, resumed.stderr
     finished = pared.open_run(url)
     after = {t.number: t.user_attrs[book.OUTCOME] for t in finished.trials}
-    assert finished.counts().asked == 10 and finished.counts().running == 0
+    assert finished.counts().asked == 8 and finished.counts().running == 0
     assert before.items() <= after.items() and set(ends(tmp_path / "taken").values()) == {1}
     assert (tmp_path / "taken" / "journal.log").read_bytes() == journal(Folder(url))[0]
 
@@ -139,7 +139,7 @@ def test_a_killed_driver_whose_disk_is_lost_is_taken_up_from_the_copy(s3: S3, pa
 def test_a_server_that_goes_away_in_mid_run_corrupts_nothing(s3: S3, pared_cli, tmp_path: Path, seconds: int) -> None:
     """A short absence is waited for; a long one ends the run with a message, and resume goes on."""
     run, url = tmp_path / "run", f"s3://{s3.bucket}/away-{seconds}"
-    driver = started("search", write_run_file(tmp_path, search={"trials": 8}, cluster={**WIDE, "store": url}), "--out", run, stderr=-1)
+    driver = started("search", write_run_file(tmp_path, search={"trials": 6}, cluster={**WIDE, "store": url}), "--out", run, stderr=-1)
     until(lambda: ended(run, 2))
     s3.stop()
     try:
@@ -155,6 +155,8 @@ def test_a_server_that_goes_away_in_mid_run_corrupts_nothing(s3: S3, pared_cli, 
     else:
         assert driver.returncode == 0, told
     finished = pared.open_run(url)
-    assert finished.counts().asked == 8 and not finished.counts().failed and set(ends(run).values()) == {1}
+    reasons = [t.user_attrs[book.OUTCOME]["reason"] for t in finished.trials]
+    assert finished.counts().asked == 6 and not any("s3://" in reason for reason in reasons)
+    assert finished.counts().running == 0 and set(ends(run).values()) == {1}
     assert (run / "journal.log").read_bytes() == journal(Folder(url))[0]
     assert all(candidate.export(tmp_path / "out") for candidate in finished.candidates)
