@@ -57,6 +57,7 @@ class Sleepers:
     trial_s: float
     running: dict[Any, int] = field(default_factory=dict)
     silent: frozenset[str] = frozenset()
+    dashboard: str = ""
     starts: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
@@ -92,6 +93,9 @@ class Sleepers:
     def notes(self) -> dict[int, object]:
         return {}
 
+    def queues(self, notes: object) -> dict[str, int]:
+        return {}
+
 
 def outcome(number: int) -> Outcome:
     dice = random.Random(number)
@@ -104,7 +108,7 @@ def outcome(number: int) -> Outcome:
 
 
 def case(workers: int, trial_s: float, trials: int, who: str) -> dict[str, Any]:
-    ray.init(num_cpus=ACTORS, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=ACTORS, include_dashboard=False, log_to_driver=False)
     profiles = (load("host-cpu"),)
     config = build({"model": "a:b", "search": {"trials": trials, "sampler": who}}, {}, "scale")
     recipes = space.build(Scope(("stage1", "stage2", "stage3"), {"Conv": 0.9, "Gemm": 0.1}, profiles), {})

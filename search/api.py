@@ -28,7 +28,7 @@ from .journal import owned
 from .limits import limits, size_counts
 from .mirror import at, mirrored, restore
 from .prepare import Prepared, prepare, teach
-from .run import CONFIG, Run
+from .run import CONFIG, LOGS, Run
 from .sensing import sense, wanted
 from .status import heartbeat
 from .suggest import sampler
@@ -217,7 +217,7 @@ def _drive(
         bench = Bench(subject, profiles, store, cluster.score.cpus, config.search.seed,
                       ready.untouched.sha256, ready.scores, ready.untouched.latency_ms,
                       limits(config, ready.untouched), teacher, ready.keep, students, ready.content,
-                      cache.url, cluster.train.cpus)
+                      cache.url, cluster.train.cpus, _logs(out, config))
         _search(out, config, space, bench, workers, ready, watch, origin)
         with suppress(RunError):  # a cache that is out of reach ends no search
             cache.gc(parse(cluster.cache_size, "size").limit)
@@ -254,15 +254,20 @@ def _search(
         beat(driver)
 
 
+def _logs(out: Path, config: RunConfig) -> str:
+    """Beside the journal, or where all nodes reach it."""
+    return f"{config.cluster.store}/logs" if config.cluster.store else str(out.resolve() / LOGS)
+
+
 def _needs(stage: StageNeeds) -> Needs:
     memory = parse(stage.memory, "size").limit if stage.memory is not None else 0.0
     return Needs(stage.cpus, stage.gpus, memory)
 
 
 def _code(config: RunConfig) -> list[str]:
-    """What the nodes of a cluster import: where the model and the students are from, and what was named."""
+    """What the nodes of a cluster import: what was named, or where the model and the students are from."""
     references = [r for r in (config.model, *config.students.values()) if r != IN_PYTHON]
-    return [*(str(path) for path in map(source, references) if path), *config.cluster.code]
+    return list(config.cluster.code) or [str(path) for path in map(source, references) if path]
 
 
 def _check_same(ready: Prepared, origin: Inheritance | None) -> None:

@@ -143,8 +143,8 @@ class ClusterSettings(_Strict):
         None, ge=1, description="candidates at a time; default: what the nodes hold, also those that join")
     train: StageNeeds = Field(StageNeeds(), description="what a candidate that is trained has to itself")
     score: StageNeeds = Field(StageNeeds(), description="what a candidate that is not trained has to itself")
-    code: tuple[str, ...] = Field((), description="files and folders of Python code that nodes of a cluster "
-                                  "need beside the model's own folder")
+    code: tuple[str, ...] = Field((), description="files and folders that the nodes of a cluster get; "
+                                  "default: the model's own folder")
     store: Url | None = Field(None, description="where the files of this run live, and the copy that it is "
                               "resumed from elsewhere: s3://bucket/folder, gs://bucket/folder, a folder; "
                               "default: the run directory, without a copy")

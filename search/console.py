@@ -1,6 +1,8 @@
 """What people see in the terminal: progress while a search runs, short tables after it."""
 
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,6 +24,7 @@ from .status import left_s
 from .verify import Check
 
 QUIET_S = 10.0  # without a terminal, one line at most this often
+FEW = 4  # trials of which each is told what it does
 SHARE = 0.02  # of the driver's time that it may take
 
 
@@ -43,11 +46,19 @@ def line(driver: Driver, run: Run) -> str:
     elapsed = max(1.0, time.time() - driver.started)
     rate = ended / elapsed
     left = _clock(left_s(target - ended, rate, driver.config.search.timeout, elapsed)) if ended else "?"
-    doing = ", ".join(sorted(note.doing for key, note in driver.crew.notes().items() if key in driver.out))
+    doing = _doing([note.doing for key, note in driver.crew.notes().items() if key in driver.out])
     return (f"[bold]{ended}/{target}[/] trials: {counts.complete} done, {counts.refused} refused, "
             f"{counts.failed} failed, {len(driver.out)} running ({doing or 'final scoring'}); "
             f"best {_best(run)}; front {len(run.front()) if run.candidates else 0}; "
             f"{rate * 3600:.0f} an hour, about {left} left")
+
+
+def _doing(notes: list[str]) -> str:
+    """What each of a few trials does; how many of more do what."""
+    if len(notes) <= FEW:
+        return ", ".join(sorted(notes))
+    kinds = Counter(re.sub(r",? [0-9]+%", "", note) for note in notes)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 @contextmanager

@@ -122,7 +122,7 @@ class Proposals:
         """As it goes out now."""
         trained, trained_s = self.trained.get(flight.prefix, (None, 0.0))
         return Job(flight.trial.number, flight.recipe.json, trained, trained_s,
-                   flight.trial.user_attrs.get(book.FILE))
+                   flight.trial.user_attrs.get(book.FILE), flight.attempt)
 
     def trains(self, flight: Flight) -> bool:
         return flight.recipe.trains and flight.prefix not in self.trained

@@ -37,6 +37,7 @@ class Job:
     trained: str | None = None
     trained_s: float = 0.0
     file: str | None = None
+    attempt: int = 1
 
 
 @dataclass(frozen=True)

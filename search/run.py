@@ -32,7 +32,7 @@ from .report.page import write as write_report
 from .report.story import Ended, Story
 from .verify import Check, verify
 
-CONFIG, STATUS = "run.yaml", "status.json"
+CONFIG, STATUS, LOGS = "run.yaml", "status.json", "logs"
 
 
 @dataclass(frozen=True)

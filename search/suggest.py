@@ -60,14 +60,20 @@ def front(
 ) -> FrontSampler:
     """Over the whole space; what a recipe is expected to leave of the model is known beforehand."""
 
-    def active(values: Values) -> Values:
-        return space.walk(lambda name, knob: values[name])
+    deciding, known = space.deciding, dict[tuple[Value, ...], frozenset[str]]()
+
+    def active(values: Mapping[str, Any]) -> frozenset[str]:
+        key = tuple(values[name] for name in deciding)
+        if key not in known:
+            known[key] = frozenset(space.walk(lambda name, knob: values[name]))
+        return known[key]
 
     def left(values: Mapping[str, Any]) -> dict[str, float]:
-        chosen = active(dict(values))
+        asked = active(values)
+        chosen = {name: value for name, value in values.items() if name in asked}
         shares = [PASSES[name].leaves(own(name, chosen), space.scope) for name in space.spelled(chosen)]
         return {"work": prod(share.work for share in shares), "bytes": prod(share.bytes for share in shares)}
 
     distributions = {name: distribution(knob) for name, knob in space.knobs.items()}
     return FrontSampler(distributions, objectives, left, seed=seed, active=active,
-                        fidelity=fidelity)
+                        switches=deciding, fidelity=fidelity)

@@ -36,6 +36,7 @@ from ..spaces.subject import SplitName, Subject, example_inputs
 from .budget import broken, refused
 from .cost import Cost, Measure, Metrics, cost, latency
 from .limits import nowhere
+from .logs import kept
 from .records import Job, Outcome, Report
 from .trainings import Trainings
 
@@ -63,6 +64,7 @@ class Bench:
     content: str = ""  # sha256 of all that a training depends on beside its recipe
     cache: str = ""  # URL; none: nothing is looked up or kept
     train_threads: int = 1
+    logs: str = ""  # URL of a folder; none: nothing is kept
 
 
 def run(job: Job, bench: Bench, measure: Measure, report: Report) -> Outcome:
@@ -72,7 +74,8 @@ def run(job: Job, bench: Bench, measure: Measure, report: Report) -> Outcome:
     """
     torch.set_num_threads(bench.train_threads)
     began = time()
-    outcome = _outcome(job, bench, measure, report)
+    with kept(bench.logs, job, report) as told:
+        outcome = _outcome(job, bench, measure, told)
     return replace(outcome, node=socket.gethostname(), pid=os.getpid(), began=began)
 
 
@@ -88,6 +91,7 @@ def _outcome(job: Job, bench: Bench, measure: Measure, report: Report) -> Outcom
     except Exception as error:  # the user's model, loss or metric may raise anything
         if isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error):
             raise MemoryError from error
+        traceback.print_exc()  # to the attempt's log
         place = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {error} (at {place.filename}:{place.lineno})"
         return Outcome("failed", reason[:1000])

@@ -107,6 +107,13 @@ class Space:
         return [{**trained, **variant} for variant in variants]
 
     @property
+    def deciding(self) -> tuple[str, ...]:
+        """The knobs by which others are active or not."""
+        opening = {f"{technique}.{rule[0]}" for technique in PASSES
+                   for rule in PASSES[technique].only_if.values()}
+        return tuple(name for name in self.knobs if name in PASSES or name in opening or _is_format(name))
+
+    @property
     def formats(self) -> tuple[str, ...]:
         """The number formats that are of use here."""
         knob = self.knobs[PRECISION]

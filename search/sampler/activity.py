@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .vectors import Levels, Params, Vectors
 
@@ -11,11 +12,21 @@ Activity = Callable[[Levels], Levels]  # levels -> the same with -1 where nothin
 Active = Callable[[Params], Collection[str]]
 
 
-def told(active: Active, vectors: Vectors) -> Activity:
+def told(active: Active, vectors: Vectors, switches: Collection[str]) -> Activity:
+    """`active` is asked once for every setting of the `switches`, on which alone it depends."""
+    columns = [vectors.names.index(name) for name in switches]
+    known: dict[bytes, NDArray[np.bool_]] = {}
+
+    def mask(levels: Levels) -> NDArray[np.bool_]:
+        key = levels[columns].tobytes()
+        if key not in known:
+            asked = active(vectors.decode(vectors.rows(levels[None])[0]))
+            known[key] = np.array([name in asked for name in vectors.names], bool)
+        return known[key]
+
     def activity(levels: Levels) -> Levels:
-        asked = [active(vectors.decode(row)) for row in vectors.rows(levels)]
-        masks = [[name in names for name in vectors.names] for names in asked]
-        return np.where(np.array(masks, bool).reshape(levels.shape), levels, -1)
+        masks = np.array([mask(row) for row in levels], bool).reshape(levels.shape)
+        return np.where(masks, levels, -1)
 
     return activity
 

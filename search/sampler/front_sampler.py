@@ -1,6 +1,6 @@
 """FrontSampler: evaluates only where the front can grow, as latency, size and memory are known beforehand."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         Called thousands of times, once a candidate.
     budgets: upper limits on what `cost` gives.
     active: a parameter set -> the names that a trial with it asks for; learned from the trials if not given.
+    switches: the parameters that `active` depends on; all of them if not given.
     fidelity: a number among the parameters of which more is better and dearer, such as epochs. Proposals are
         made at the least of it and judged by what they are expected to be at the most; going on with the
         promising ones, by trials with more of it, is left to the caller.
@@ -55,6 +56,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         budgets: Mapping[str, float] | None = None,
         seed: int | None = None,
         active: Active | None = None,
+        switches: Collection[str] = (),
         fidelity: str | None = None,
     ) -> None:
         wrong = {name: way for name, way in objectives.items() if way not in ("maximize", "minimize")}
@@ -65,7 +67,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         self._budgets = dict(budgets or {})
         self._fidelity = _fidelity(fidelity, self._vectors)
         self._costs = Costs(cost, self._vectors, self._budgets)
-        self._active = activity.told(active, self._vectors) if active else None
+        self._active = activity.told(active, self._vectors, switches or self._space) if active else None
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self._proposed: dict[int, Params] = {}
         self._rows: dict[int, Rows] = {}
@@ -114,11 +116,11 @@ class FrontSampler(optuna.samplers.BaseSampler):
 
     def _propose(self, history: History, number: int) -> Rows:
         """(k, d): one, or several where there are many trials already."""
-        dice, count = np.random.default_rng([self._seed, number]), plan.length(len(history.rows))
+        dice, count = np.random.default_rng([self._seed, number]), plan.length(history.told)
         history = history.thinned(MOST)
         rows, costs = self._renewed(history).of(history, dice)
         if len(history.order) < TOLD or len(history.rows) < START:
-            return self._spread(rows, costs, len(history.rows), dice)[None]
+            return self._begun(rows, costs, len(history.rows), count, dice)
         most = max(LEAST, WORK // len(history.rows))
         rows, costs = rows[:most], costs[:most]
         bold = BOLD if len(history.rows) > LATE and number % EVERY == 0 else 1.0
@@ -135,13 +137,21 @@ class FrontSampler(optuna.samplers.BaseSampler):
             self._beliefs = Beliefs.over(self._vectors, *self._candidates.anywhere)
         return self._candidates
 
-    def _spread(self, rows: Rows, costs: Rows, count: int, dice: np.random.Generator) -> Rows:
+    def _begun(self, rows: Rows, costs: Rows, before: int, count: int, dice: np.random.Generator) -> Rows:
+        """The first ones, each another, after `before` trials."""
+        found: list[Rows] = []
+        for i in range(before, before + min(count, len(rows))):
+            at = self._spread(rows, costs, i, dice)
+            found.append(rows[at])
+            rows, costs = np.delete(rows, at, axis=0), np.delete(costs, at, axis=0)
+        return np.array(found)
+
+    def _spread(self, rows: Rows, costs: Rows, count: int, dice: np.random.Generator) -> int:
         """From one of START equal parts of a known cost's range; often the one that computes most there."""
         assert self._beliefs is not None
         features = self._beliefs.scale.features(costs)
         if not self._costs.names:
-            anyone: Rows = dice.choice(rows)
-            return anyone
+            return int(dice.integers(len(rows)))
         known = [self._costs.column(name) for name in self._objectives if name in self._costs.names]
         spread = features[:, known[count % len(known)] if known else 0]
         low, high = spread.min(), spread.max()
@@ -150,11 +160,8 @@ class FrontSampler(optuna.samplers.BaseSampler):
         extra = [j for j, name in enumerate(self._costs.names)
                  if name not in self._objectives and name not in self._budgets]
         if extra and dice.random() < 0.5:
-            chosen = near[int(np.argmax(features[near][:, extra].sum(axis=1)))]
-        else:
-            chosen = dice.choice(near)
-        found: Rows = rows[chosen]
-        return found
+            return int(near[int(np.argmax(features[near][:, extra].sum(axis=1)))])
+        return int(dice.choice(near))
 
     def _gains(self, history: History, rows: Rows, costs: Rows, bold: float, anywhere: bool) -> Rows:
         """Expected hypervolume gain of every candidate, within the budgets as far as that is known."""

@@ -1,16 +1,20 @@
 """Several proposals from one look at what was found, for when trials end faster than a surrogate is asked."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .vectors import Levels, Rows
 
-TRIALS = 100  # one more proposal comes from the same ranking for every so many trials
+TRIALS, PENDING = 100, 8  # one more proposal comes from a ranking for every so many trials, so many pending
 NEAR = 1.0  # squared distance, of `Vectors.embed`, at which most of a gain is thought to be shared
 
 
-def length(trials: int) -> int:
-    """Proposals that one ranking is good for: each adds little to so many trials."""
-    return max(1, trials // TRIALS)
+def length(told: NDArray[np.bool_]) -> int:
+    """Proposals that one ranking is good for, by which trials (n,) were told and which are pending.
+
+    A few more pending ones change little where many are, and a told one little where many were.
+    """
+    return max(1, len(told) // TRIALS, int((~told).sum()) // PENDING)
 
 
 def apart(gains: Rows, points: Rows, count: int) -> Levels:

@@ -34,8 +34,8 @@ def arrive(folders: Iterable[str]) -> None:
 def shipped(paths: Iterable[str]) -> Iterator[list[str]]:
     """Folders for Ray's `py_modules`: this package as it is here, and the user's own code.
 
-    `paths`: Python files and packages are taken as such; of any other folder, the Python files and the
-    packages in it. Raises ConfigError: too large.
+    `paths`: files and packages are taken as such; of any other folder what lies in it, without runs and
+    hidden files. Raises ConfigError: too large.
     """
     with tempfile.TemporaryDirectory(prefix="pared-code-") as folder:
         package, users = Path(folder) / "pared", Path(folder) / USERS
@@ -44,7 +44,7 @@ def shipped(paths: Iterable[str]) -> Iterator[list[str]]:
         for room in ROOMS:
             shutil.copytree(ROOT / room, package / room, ignore=shutil.ignore_patterns("__pycache__"))
         for path in map(Path, paths):
-            _copied([path] if path.is_file() or _is_package(path) else _importable(path), users)
+            _copied([path] if path.is_file() or _is_package(path) else _content(path), users)
         _check_small(users)
         yield [str(package), str(users)]
 
@@ -53,15 +53,20 @@ def _copied(paths: Iterable[Path], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for path in paths:
         if path.is_dir():
-            shutil.copytree(path, folder / path.name, dirs_exist_ok=True,
-                            ignore=shutil.ignore_patterns("__pycache__", ".*"))
+            shutil.copytree(path, folder / path.name, dirs_exist_ok=True, ignore=_left_out)
         else:
             shutil.copy(path, folder)
 
 
-def _importable(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir())
-            if path.suffix == ".py" or (path.is_dir() and _is_package(path))]
+def _content(folder: Path) -> list[Path]:
+    names = os.listdir(folder)
+    return [folder / name for name in sorted(set(names) - _left_out(str(folder), names))]
+
+
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    """Hidden files, caches, run directories."""
+    return {name for name in names if name.startswith(".") or name == "__pycache__"
+            or (Path(folder) / name / "run.yaml").exists()}
 
 
 def _is_package(folder: Path) -> bool:
@@ -71,5 +76,6 @@ def _is_package(folder: Path) -> bool:
 def _check_small(folder: Path) -> None:
     megabytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     if megabytes > MOST_MB:
-        raise ConfigError(f"the code to ship to the cluster has {megabytes:.0f} MB, at most {MOST_MB} are "
-                          "allowed: put data where every node can read it, or in the subject itself")
+        raise ConfigError(f"what is to be shipped to the cluster with the model has {megabytes:.0f} MB; at "
+                          f"most {MOST_MB} MB are allowed: name the files and folders that are needed as "
+                          "cluster.code, and put data where every node can read it")
