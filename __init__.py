@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import ParedError, UserError
     from .evaluators.subjects.classification import Classification
-    from .search.api import open_run, resume, search
+    from .search.api import fetch, open_run, resume, search
     from .search.candidate import Candidate
     from .search.run import Run
     from .spaces.subject import Split, Subject
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Candidate", "Classification", "ParedError", "Run", "Split", "Subject", "UserError",
-    "__version__", "open_run", "resume", "search",
+    "__version__", "fetch", "open_run", "resume", "search",
 ]
 
 # Resolved on first use, so that `import pared` loads neither torch nor ray.
@@ -26,6 +26,7 @@ _HOMES = {
     "Split": ".spaces.subject",
     "Subject": ".spaces.subject",
     "UserError": ".errors",
+    "fetch": ".search.api",
     "open_run": ".search.api",
     "resume": ".search.api",
     "search": ".search.api",

@@ -12,9 +12,9 @@ from common import write
 import pared
 from pared.search import study as book
 
-sys.path[:0] = [str(Path(__file__).parent.parent / "tests"), str(Path(__file__).parent.parent / "tests/search")]
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from drivers import ended, ends, started, until, working
 from helpers import command, write_run_file
-from test_faults import ended, ends, started, until, working
 
 TRIALS = 14
 

@@ -15,16 +15,18 @@ from ..hardware_profiles.load import dump as profile_text
 from ..hardware_profiles.load import is_path
 from ..spaces import space as spaces
 from ..spaces.subject import Subject
+from . import database
 from . import study as book
 from .budget import parse
 from .cache import RUN_ONLY, Cache, home
-from .candidate import ARTIFACTS, store_of
-from .config import RunConfig, StageNeeds, build, dump
+from .candidate import store_of
+from .config import RunConfig, StageNeeds, build, dump, read
 from .driver import Driver
 from .events import events
 from .inherit import Inheritance, inherited, take_over
-from .journal import NAME, owned
+from .journal import owned
 from .limits import limits, size_counts
+from .mirror import at, mirrored, restore
 from .prepare import Prepared, prepare, teach
 from .run import CONFIG, LOGS, Run
 from .sensing import sense, wanted
@@ -79,13 +81,16 @@ def resume(
     Finished trials are kept, those that were running are run again. `subject` and `students` are needed
     where they were given in Python. Raises RunError while another driver owns the run.
     """
-    run = Run(out)
+    run = at(out)
+    if run.copy_of:
+        raise RunError(f"{out} is a copy; `pared fetch {out} DIR`, then `pared resume DIR`")
     keys = {"trials": "search.trials", "timeout": "search.timeout", "workers": "cluster.workers",
             "address": "cluster.address"}
     changed = {keys[name]: value for name, value in overrides.items() if value is not None}
     config = build(run.config.model_dump(mode="json"), changed, str(run.path / CONFIG))
-    if book.known_untouched(run.path) and run.is_over(config.search.trials):
-        return run
+    if book.known_untouched(run.path, config.cluster.storage) and run.is_over(config.search.trials):
+        with owned(run.path), mirrored(run.path, config):  # what could not be copied when it ended
+            return run
     if subject is None:
         if config.model == IN_PYTHON:
             raise ConfigError(f"{run.path} was started from Python; resume it with "
@@ -93,15 +98,30 @@ def resume(
         subject = find(config.model, run.path)
     subject = check(subject)
     found = find_students(_named(config, students), subject, run.path)
-    with owned(run.path):
+    with owned(run.path), mirrored(run.path, config) as still_ours:
         keep_config(run.path, config)
-        _drive(run.path, config, subject, found, watch)
+        _drive(run.path, config, subject, found, _both(still_ours, watch))
     return Run(run.path)
 
 
 def open_run(out: str | Path) -> Run:
-    """A run for reading, finished or not."""
-    return Run(out)
+    """A run for reading, finished or not: its directory, or the URL that `cluster.store` named."""
+    return at(out)
+
+
+def fetch(url: str, out: str | Path) -> Run:
+    """Makes the run directory `out` from the copy in a store, to be resumed here. Raises RunError."""
+    target = Path(out)
+    _check_free(target)
+    try:
+        restore(url, target)
+        keep_config(target, read(target / CONFIG, {"cluster.store": url}))
+    except BaseException as error:
+        shutil.rmtree(target, ignore_errors=True)  # it was not there, or empty
+        if isinstance(error, OSError):
+            raise RunError(f"cannot write {target}: {error}") from error
+        raise
+    return Run(target)
 
 
 def start(
@@ -121,8 +141,7 @@ def start(
         with owned(out):  # names the pid when a driver is alive in there
             raise RunError(f"{out} is a run already; `pared resume {out}` goes on with it, "
                            "or name another directory with --out")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} exists and is not empty; name another directory with --out")
+    _check_free(out)
     spaces.check_names(config.space)
     found = find_students(_named(config, students), subject, base)
     known = inherited(origin) if origin else None
@@ -130,18 +149,33 @@ def start(
         more = config.search.trials + len(known.known) + 1
         config = config.model_copy(update={"search": config.search.model_copy(update={"trials": more})})
     try:
-        (out / ARTIFACTS).mkdir(parents=True, exist_ok=True)
-        with owned(out):
-            keep_config(out, _absolute(config, base))
+        config = _absolute(config, base)
+        out.mkdir(parents=True, exist_ok=True)
+        with owned(out), mirrored(out, config, new=True) as still_ours:
+            keep_config(out, config)
             if known and origin:
                 known = take_over(known, origin, store_of(out, config))
-            _drive(out, config, subject, found, watch, known)
+            _drive(out, config, subject, found, _both(still_ours, watch), known)
     except OSError as error:
         raise RunError(f"cannot write {out}: {error}") from error
     finally:
-        if not (out / NAME).exists():  # nothing was scored: leave no half-made run behind
+        if not book.begun(out):  # nothing was scored: leave no half-made run behind
             shutil.rmtree(out, ignore_errors=True)
     return Run(out)
+
+
+def _check_free(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} exists and is not empty; name another directory")
+
+
+def _both(still_ours: Callable[[], None], watch: Watch | None) -> Watch:
+    def watched(driver: Driver) -> None:
+        still_ours()
+        if watch:
+            watch(driver)
+
+    return watched
 
 
 def _named(config: RunConfig, given: Mapping[str, str | Factory] | None) -> dict[str, str | Factory]:
@@ -156,18 +190,20 @@ def _named(config: RunConfig, given: Mapping[str, str | Factory] | None) -> dict
 
 
 def _drive(
-    out: Path, config: RunConfig, subject: Subject, students: Mapping[str, Factory], watch: Watch | None,
+    out: Path, config: RunConfig, subject: Subject, students: Mapping[str, Factory], watch: Watch,
     origin: Inheritance | None = None,
 ) -> None:
     profiles = config.searched
     for profile in profiles:  # told before a cluster starts
         if profile.backend.kind != "node":
             device(profile).check()
+    if config.cluster.storage:
+        database.check(config.cluster.storage)
     cluster = config.cluster
     stages = {"train": _needs(cluster.train), "score": _needs(cluster.score)}
     with crew(cluster.address, cluster.workers, stages, profiles, _code(config)) as workers:
         store, cache = store_of(out, config).url, _cache(config, out)
-        known = book.known_untouched(out)
+        known = book.known_untouched(out, cluster.storage)
         shared = workers.share(subject)
         ready: Prepared = workers.call(
             prepare, shared, profiles, store, known, cluster.score.cpus, config.keep, tuple(students))
@@ -194,7 +230,7 @@ def _search(
     bench: Bench,
     workers: Crew,
     ready: Prepared,
-    watch: Watch | None,
+    watch: Watch,
     origin: Inheritance | None,
 ) -> None:
     with book.opened(out, config, sampler(space, config)) as (study, group), heartbeat(out) as beat, \
@@ -205,8 +241,7 @@ def _search(
 
         def watched(driver: Driver) -> None:
             beat(driver)
-            if watch:
-                watch(driver)
+            watch(driver)
 
         driver = Driver(study, space, config, bench, workers, watched, group, tell_event=tell)
         tell("driver started", workers=workers.workers, address=config.cluster.address)
@@ -254,7 +289,10 @@ def _absolute(config: RunConfig, base: Path) -> RunConfig:
     students = {name: full(reference) for name, reference in config.students.items()}
     named = config.cluster
     cache = named.cache if named.cache == RUN_ONLY else place(named.cache)
-    cluster = named.model_copy(update={"cache": cache, "store": place(named.store)})
+    where = {"cache": cache, "store": place(named.store), "storage": named.storage}
+    if named.storage and named.storage.startswith("sqlite:///"):
+        where["storage"] = f"sqlite:///{place(named.storage.removeprefix('sqlite:///'))}"
+    cluster = named.model_copy(update=where)
     return config.model_copy(update={"model": full(config.model), "students": students, "cluster": cluster})
 
 

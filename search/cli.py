@@ -18,6 +18,8 @@ app = typer.Typer(
     help="Joint pruning, distillation and quantization search that scores the file you ship.",
 )
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.", show_default=False)]
+Anywhere = Annotated[str, typer.Argument(
+    metavar="DIR|URL", help="A run directory, or where its copy is: s3://bucket/folder.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="JSON alone on stdout.")]
 Accept = Annotated[bool, typer.Option(
     "--accept-uncalibrated", help="Allow a budget in ms on predicted, uncalibrated latencies.")]
@@ -120,16 +122,27 @@ def resume(
 
 
 @app.command()
-def status(folder: Folder, json_: Json = False) -> None:
+def fetch(
+    url: Annotated[str, typer.Argument(metavar="URL", help="cluster.store of a run.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The run directory to make.",
+                                           show_default=False)],
+) -> None:
+    """Bring a run here from its store: `pared resume DIR` then goes on with it on this machine."""
+    run = _room("api").fetch(url, folder)
+    print(f"{run.path}: {run.counts().asked} trials; `pared resume {run.path}` goes on with it")
+
+
+@app.command()
+def status(place: Anywhere, json_: Json = False) -> None:
     """How a run is doing, while it runs or after it was killed."""
-    found = _room("status").status(folder)
+    found = _room("status").status(place)
     _out(found, json_, lambda: "\n".join(_room("console").status_lines(found)))
 
 
 @app.command()
-def front(folder: Folder, json_: Json = False) -> None:
+def front(place: Anywhere, json_: Json = False) -> None:
     """The Pareto set within the budgets."""
-    run = _run(folder)
+    run = _run(place)
     if json_:
         print(json.dumps(_front(run), indent=1))
     else:
@@ -138,7 +151,7 @@ def front(folder: Folder, json_: Json = False) -> None:
 
 @app.command()
 def pick(
-    folder: Folder,
+    place: Anywhere,
     profile: Annotated[str | None, typer.Option(
         help="Device to be fast on.  [default: all of the run, one model]")] = None,
     latency: Annotated[str | None, typer.Option(help="2ms, 50% or 3x.")] = None,
@@ -150,7 +163,7 @@ def pick(
     json_: Json = False,
 ) -> None:
     """The fastest model within the budgets; -o copies it."""
-    run = _run(folder)
+    run = _run(place)
     chosen = run.pick(profile, latency, size, max_drop, trial, accept_uncalibrated)
     exported = chosen.export(out) if out else None
     point = {**chosen.to_json(), "profile": chosen.profile, "notes": list(chosen.notes),
@@ -160,10 +173,10 @@ def pick(
 
 
 @app.command()
-def verify(folder: Folder, json_: Json = False) -> None:
+def verify(place: Anywhere, json_: Json = False) -> None:
     """Score every file of the front again; exit code 1 if a figure does not hold."""
-    checks = _run(folder).verify()
-    _out({"run": str(folder), "checks": [asdict(check) for check in checks],
+    checks = _run(place).verify()
+    _out({"run": place, "checks": [asdict(check) for check in checks],
           "ok": not any(check.problem for check in checks)}, json_,
          lambda: _room("console").verify_table(checks))
     raise typer.Exit(1 if any(check.problem for check in checks) else 0)
@@ -171,11 +184,12 @@ def verify(folder: Folder, json_: Json = False) -> None:
 
 @app.command()
 def report(
-    folder: Folder,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="[default: DIR/report.html]")] = None,
+    place: Anywhere,
+    out: Annotated[Path | None, typer.Option(
+        "-o", "--out", help="[default: report.html in DIR, of a URL in the working directory]")] = None,
 ) -> None:
     """Write one self-contained HTML page about a run."""
-    print(_run(folder).report(out))
+    print(_run(place).report(out))
 
 
 @app.command()
@@ -293,8 +307,8 @@ def _room(name: str) -> Any:
     return import_module(f"{__package__}.{name}")
 
 
-def _run(folder: Path) -> Any:
-    return _room("run").Run(folder)
+def _run(place: str | Path) -> Any:
+    return _room("mirror").at(place)
 
 
 def _start(config: Any, out: Path, base: Path, origin: Path | None = None) -> Any:
@@ -348,7 +362,7 @@ def _front(run: Any) -> dict[str, Any]:
     names, best = run.config.names, run.best_for_all()
     several = {"fronts": {name: [c.trial for c in run.front(name)] for name in names},
                "best_for_all": best.trial if best else None}
-    return {"run": str(run.path), "baseline": run.baseline.to_json(),
+    return {"run": run.place, "baseline": run.baseline.to_json(),
             "points": [candidate.to_json() for candidate in run.front()],
             "counts": asdict(run.counts()), **(several if len(names) > 1 else {})}
 

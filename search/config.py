@@ -69,12 +69,20 @@ def _secretless(url: str) -> str:
     return url
 
 
+def _database(url: str) -> str:
+    if not re.fullmatch(r"sqlite:///.+|postgresql://.+", url):
+        raise ValueError("a storage is written sqlite:///FILE or postgresql://USER@HOST/DATABASE, the "
+                         "password in PGPASSWORD or ~/.pgpass")
+    return url
+
+
 Rungs = Annotated[tuple[int, ...], AfterValidator(_ascending)]
 Duration = Annotated[float, BeforeValidator(seconds)]
 Latency = Annotated[str | float, _budget("latency")]
 Size = Annotated[str | float, _budget("size")]
 Absolute = Annotated[str | float, _budget("size"), AfterValidator(_absolute_size)]
 Url = Annotated[str, AfterValidator(_secretless)]
+Database = Annotated[str, AfterValidator(_secretless), AfterValidator(_database)]
 Memory = Annotated[str | float, _budget("memory")]
 
 
@@ -140,6 +148,9 @@ class ClusterSettings(_Strict):
     store: Url | None = Field(None, description="where the files of this run live, and the copy that it is "
                               "resumed from elsewhere: s3://bucket/folder, gs://bucket/folder, a folder; "
                               "default: the run directory, without a copy")
+    storage: Database | None = Field(
+        None, description="a database for the study, in place of the journal: sqlite:///FILE or "
+                          "postgresql://USER@HOST/DATABASE, the password in PGPASSWORD or ~/.pgpass")
     cache: Url | None = Field(None, description="where trainings are kept for later runs: a folder, a URL "
                               "(s3://bucket/folder), or run: for this run alone; default: ~/.cache/pared")
     cache_size: Absolute = Field("10GB", description="the cache is cut to this at the end of a run")

@@ -165,8 +165,8 @@ def profiles_table(profiles: list[HardwareProfile]) -> Table:
 
 def status_lines(found: dict[str, Any]) -> list[str]:
     counts, driver = found["counts"], found["driver"]
-    lines = [f"{found['run']}: " + (f"driver alive, pid {driver['pid']}" if driver["alive"]
-                                    else "no driver; `pared resume` goes on"),
+    lines = [f"{found['run']}: " + (f"driver alive on {driver['host']}, pid {driver['pid']}"
+                                    if driver["alive"] else "no driver; `pared resume` goes on"),
              f"  {counts['complete']} done, {counts['refused']} refused, {counts['failed']} failed, "
              f"{counts['running']} running of {found['target']}; front {found['front']}",
              f"  {counts['trained']} trainings; sharing them saved {found['saved_share']:.0%} of the time"]
@@ -179,12 +179,16 @@ def status_lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"  [yellow]nodes that do not answer:[/] {', '.join(found['silent_nodes'])}")
     if found.get("dashboard"):
         lines.append(f"  Ray dashboard: http://{found['dashboard']}")
+    if copy := found["copy"]:
+        lines.append(f"  copied to {copy['url']}, {copy['bytes'] / 1e3:.0f} kB of journal" + (
+            f"; [yellow]behind for {copy['behind_s']:.0f} s[/], tried again: {copy['error']}"
+            if copy["error"] else ""))
     return lines + [f"  trial {r['trial']}: {r['doing']}, {r['age_s']:.0f} s, on {r['node']} "
                     f"(pid {r['pid']}), {r['recipe']}" for r in found["running"]]
 
 
 def _front(run: Run, profile: str) -> Table:
-    table = Table(title=f"Pareto set of {run.path} on {profile}", title_justify="left")
+    table = Table(title=f"Pareto set of {run.place} on {profile}", title_justify="left")
     evidence = label(run.config.machine(profile))
     energy = f"energy_mj@{profile}"
     shown = run.front(profile)

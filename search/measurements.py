@@ -11,6 +11,7 @@ from ..hardware_profiles.profile import HardwareProfile
 from .api import keep_config
 from .config import build
 from .journal import owned
+from .mirror import mirrored
 from .run import Run
 
 
@@ -26,8 +27,8 @@ def add(folder: Path, results: Path, profile: str) -> Run:
     rows = read_checked(results)
     if not any(row.is_of(c.sha256) for c in run.candidates for row in rows):
         raise RunError(f"{results}: none of its {len(rows)} rows is a file of {run.path}; the first column "
-                       f"is the sha256 of files in {run.path / 'artifacts'}")
-    with owned(run.path):
+                       f"is the sha256 of files in {run.store.url}")
+    with owned(run.path), mirrored(run.path, run.config):
         place = run.path / "profiles"
         place.mkdir(exist_ok=True)
         (place / f"{made.name}.csv").write_text(results.read_text())

@@ -1,8 +1,12 @@
 """What crosses processes and what a run keeps of it: plain values, so that readers load no torch."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from ..errors import RunError
 
 State = Literal["complete", "refused", "failed"]
 Report = Callable[[str], None]  # what a task is doing now
@@ -63,3 +67,13 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def keep(path: Path, plain: Mapping[str, Any]) -> None:
+    """As a JSON file, whole at any moment. Raises RunError: it cannot be written."""
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_text(json.dumps(plain))
+        partial.rename(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error}") from error

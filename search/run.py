@@ -50,11 +50,13 @@ class Counts:
 class Run:
     """Reads a run directory; what it read stays as it was until `Run` is made again.
 
-    `study`: that of the run's own driver, which need not read it from disk.
+    `study`: that of the run's own driver, which need not read it from disk. `copy_of`: the URL that the
+    directory was fetched from, when it is only there to be read.
     """
 
-    def __init__(self, path: str | Path, study: Any = None) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, study: Any = None, copy_of: str | None = None) -> None:
+        self.path, self.copy_of = Path(path), copy_of
+        self.place = copy_of or str(path)  # what people call it by
         if study is not None:
             self.study = study
         if not (self.path / CONFIG).is_file():
@@ -62,7 +64,7 @@ class Run:
 
     @cached_property
     def config(self) -> RunConfig:
-        return read(self.path / CONFIG)
+        return read(self.path / CONFIG, {"cluster.store": self.copy_of})
 
     @cached_property
     def store(self) -> Store:
@@ -70,7 +72,7 @@ class Run:
 
     @cached_property
     def study(self) -> Any:
-        return book.loaded(self.path)
+        return book.loaded(self.path, self.config.cluster.storage)
 
     @cached_property
     def trials(self) -> list[FrozenTrial]:
@@ -80,7 +82,7 @@ class Run:
     def untouched(self) -> Untouched:
         found = book.untouched(self.study)
         if found is None:
-            raise RunError(f"{self.path}: the untouched model is not scored yet")
+            raise RunError(f"{self.place}: the untouched model is not scored yet")
         return found
 
     @cached_property
@@ -95,7 +97,7 @@ class Run:
         for candidate in self.candidates:
             if not candidate.recipe.steps:
                 return candidate
-        raise RunError(f"{self.path}: the untouched model is not scored yet")
+        raise RunError(f"{self.place}: the untouched model is not scored yet")
 
     @cached_property
     def sensitivity(self) -> Sensitivity | None:
@@ -164,7 +166,7 @@ class Run:
             return noted(self._trial(trial), names, drop)
         allowed = self._allowed(names, latency, size, accept_uncalibrated)
         if not self.candidates:
-            raise RunError(f"{self.path} has no scored candidate to pick from")
+            raise RunError(f"{self.place} has no scored candidate to pick from")
         fit = [c for c in self.candidates if c.runs_on(names) and not broken(allowed, c.metrics)
                and (drop is None or c.lost(names) <= drop)]
         if not fit:
@@ -255,8 +257,11 @@ class Run:
         raise ConfigError(unknown("scored trial", trial, (str(c.trial) for c in self.candidates)))
 
     def report(self, path: str | Path | None = None) -> Path:
-        """Writes one self-contained HTML page, by default `report.html` in the run; its path."""
-        target = Path(path) if path else self.path / "report.html"
+        """Writes one self-contained HTML page, by default `report.html` in the run directory; its path.
+
+        For a run behind a URL, by default in the working directory.
+        """
+        target = Path(path or ("report.html" if self.copy_of else self.path / "report.html"))
         write_report(self.story(), target)
         return target
 
@@ -276,7 +281,7 @@ class Run:
                        t.user_attrs[book.OUTCOME]["reason"], by_trial.get(t.number))
                  for t in self.trials if book.ENDED in t.user_attrs]
         return Story(
-            path=str(self.path), profiles=self.config.names,
+            path=self.place, profiles=self.config.names,
             labels={machine.name: label(machine) for machine in self.config.machines}, limits=self.limits,
             max_drop=self.config.max_accuracy_drop, untouched=self.baseline, ended=ended,
             fronts={name: self.front(name) for name in self.config.names},

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,10 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError
+from ..evaluators.folder import Folder
+from . import mirror
 from . import study as book
 from .driver import Driver
 from .journal import owner
+from .lease import holder
+from .records import keep
 from .run import STATUS, Run
 from .workers.meters import Meters
 
@@ -28,7 +32,7 @@ def heartbeat(run: Path) -> Iterator[Callable[[Driver], None]]:
         nonlocal last
         if time.time() - last >= EVERY_S:
             last = time.time()
-            _write(run / STATUS, snapshot(driver))
+            keep(run / STATUS, snapshot(driver))
             meters.show(driver.ended, {"running": len(driver.out), "workers": driver.crew.workers,
                                        "silent_nodes": len(driver.crew.silent),
                                        "driver_busy_share": busy_share(driver)})
@@ -64,31 +68,52 @@ def left_s(trials: int, rate: float, timeout: float | None, elapsed: float) -> f
     return by_trials if timeout is None else min(by_trials, max(0.0, timeout - elapsed))
 
 
-def status(path: str | Path) -> dict[str, Any]:
+def status(place: str | Path) -> dict[str, Any]:
     """Counts by state, running trials with age and node, trials an hour, ETA; plain JSON.
 
-    Works while a driver runs, and after it was killed. Raises RunError: no run there.
+    Of a run directory, or from any machine by the URL of its copy. Works while a driver runs, and after
+    it was killed. Raises RunError: no run there.
     """
-    run = Run(path)
-    counts, pid = run.counts(), owner(run.path)
-    file = run.path / STATUS
-    try:
-        live = json.loads(file.read_text()) if file.exists() else {}
-    except ValueError:
-        live = {}
+    run = mirror.at(place)
+    counts, driver = run.counts(), _driver(run)
+    live = _read(run.path / STATUS)
     ended = counts.complete + counts.refused + counts.failed
     rate = _per_hour(run)
     search, elapsed = run.config.search, time.time() - live.get("started", time.time())
-    eta = left_s(search.trials - ended, rate / 3600, search.timeout, elapsed) if rate and pid else None
+    alive = driver["alive"]
+    eta = left_s(search.trials - ended, rate / 3600, search.timeout, elapsed) if rate and alive else None
     return {
-        "run": str(run.path), "driver": {"alive": pid is not None, "pid": pid},
+        "run": run.place, "driver": driver,
         "counts": asdict(counts), "target": search.trials,
-        "running": live.get("running", []) if pid else [],
+        "running": live.get("running", []) if alive else [],
         "trials_per_hour": rate, "eta_s": None if eta is None else round(eta),
         "front": len(run.front()) if run.candidates else 0, "saved_share": round(run.saved, 3),
         "busy_share": live.get("busy_share"), "workers": live.get("workers"),
-        **{name: live[name] for name in ("queues", "silent_nodes", "dashboard") if pid and name in live},
+        **{name: live[name] for name in ("queues", "silent_nodes", "dashboard") if alive and name in live},
+        "copy": _copy(run),
     }
+
+
+def _driver(run: Run) -> dict[str, Any]:
+    if run.copy_of:
+        found = holder(Folder(run.copy_of))
+        return {"alive": found is not None, "pid": found and found.pid, "host": found and found.host}
+    pid = owner(run.path)
+    return {"alive": pid is not None, "pid": pid, "host": socket.gethostname() if pid else None}
+
+
+def _copy(run: Run) -> dict[str, Any] | None:
+    """How far the copy in its store is; None where there is none, or where it is what is read."""
+    found = _read(run.path / mirror.COPY)
+    return {**found, "behind_s": round(time.time() - found["time"], 1)} if found else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        return {}
+    return found
 
 
 def _per_hour(run: Run) -> float | None:
@@ -99,12 +124,3 @@ def _per_hour(run: Run) -> float | None:
         return None
     rate: float = len(ends) / max(1.0, ends[-1] - min(starts)) * 3600
     return round(rate, 1)
-
-
-def _write(path: Path, plain: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_text(json.dumps(plain))
-        partial.rename(path)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error}") from error

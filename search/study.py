@@ -1,20 +1,21 @@
-"""The study of a run: an Optuna study in the journal, and what pared notes on its trials."""
+"""The study of a run: an Optuna study in the journal or a database, and what pared notes on its trials."""
 
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import RunError
+from . import database
 from .config import RunConfig
 from .journal import NAME, SingleWriterJournal
 from .records import Outcome, Untouched
@@ -53,28 +54,54 @@ def opened(
     What is written within one `Group` reaches the disk together.
     """
     names, directions = zip(*objectives(config), strict=True)
-    backend = SingleWriterJournal(run / NAME)
-    try:
+    with _written(run, config.cluster.storage) as (storage, name, group):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study = optuna.create_study(
-                study_name=STUDY, storage=JournalStorage(backend), directions=list(directions),
+                study_name=name, storage=storage, directions=list(directions),
                 load_if_exists=True, sampler=sampler)
             study.set_metric_names(list(names))
-        yield study, backend.group
+        yield study, group
+
+
+@contextmanager
+def _written(run: Path, storage: str | None) -> Iterator[tuple[BaseStorage, str, Group]]:
+    """Where the study is kept, and its name there."""
+    if storage:
+        with database.connected(storage) as connection:
+            yield connection, database.name_of(run), nullcontext
+        return
+    backend = SingleWriterJournal(run / NAME)
+    try:
+        yield JournalStorage(backend), STUDY, backend.group
     finally:
         backend.close()
 
 
-def loaded(run: Path) -> optuna.Study:
+def begun(run: Path) -> bool:
+    """Whether a driver has come as far as making the study."""
+    return any((run / name).is_file() for name in (NAME, database.NAME))
+
+
+def loaded(run: Path, storage: str | None = None) -> optuna.Study:
     """The study for reading, also while a driver writes. Raises RunError: no run there."""
-    if not (run / NAME).is_file():
+    if not begun(run):
         raise RunError(f"{run} is not a run: it has no {NAME}; `pared search` makes one")
+    study = _found(run, storage)
+    if study is None:
+        raise RunError(f"{run} holds no study yet")
+    return study
+
+
+def _found(run: Path, storage: str | None) -> optuna.Study | None:
+    """None where the driver that began the run died before it made the study."""
+    if storage:
+        return database.found(run, storage)
     try:
-        storage = JournalStorage(JournalFileBackend(str(run / NAME)))
-        return optuna.load_study(study_name=STUDY, storage=storage)
-    except KeyError as error:
-        raise RunError(f"{run} holds no study yet") from error
+        backend = JournalStorage(JournalFileBackend(str(run / NAME)))
+        return optuna.load_study(study_name=STUDY, storage=backend)
+    except KeyError:
+        return None
     except ValueError as error:
         raise RunError(f"{run / NAME} is damaged: {error}") from error
 
@@ -125,12 +152,10 @@ def untouched(study: optuna.Study) -> Untouched | None:
     return Untouched(**stored) if stored else None
 
 
-def known_untouched(run: Path) -> Untouched | None:
+def known_untouched(run: Path, storage: str | None = None) -> Untouched | None:
     """The same from outside; None also where an earlier driver died before it made the study."""
-    if not (run / NAME).is_file():
-        return None
-    made = JournalStorage(JournalFileBackend(str(run / NAME))).get_all_studies()
-    return untouched(loaded(run)) if made else None
+    study = _found(run, storage) if begun(run) else None
+    return untouched(study) if study else None
 
 
 def keep_untouched(study: optuna.Study, found: Untouched) -> None:
