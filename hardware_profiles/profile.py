@@ -30,8 +30,8 @@ class Precision(Strict):
 
     native: bool  # false: stored in this format, computed in a wider one
     peak: Rate | None = None
-    weight_bytes: float = Field(gt=0)
-    activation_bytes: float = Field(gt=0)
+    weight_bytes: float = Field(gt=0, le=16)
+    activation_bytes: float = Field(gt=0, le=16)
 
 
 class Memory(Strict):
