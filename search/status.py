@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from ..errors import RunError
 from . import study as book
 from .driver import Driver
@@ -16,6 +18,26 @@ from .journal import owner
 from .run import STATUS, Run
 
 EVERY_S = 1.0
+
+
+class _Running(BaseModel):
+    """A trial that is out, as the driver last told."""
+
+    trial: int
+    recipe: str
+    age_s: float
+    attempt: int
+    doing: str
+    node: str
+    pid: int
+
+
+class _Live(BaseModel):
+    """What is read of `status.json`."""
+
+    started: float | None = None
+    running: list[_Running] = []
+    busy_share: float | None = None
 
 
 @contextmanager
@@ -64,24 +86,27 @@ def status(path: str | Path) -> dict[str, Any]:
     Works while a driver runs, and after it was killed. Raises RunError: no run there.
     """
     run = Run(path)
-    counts, pid = run.counts(), owner(run.path)
-    file = run.path / STATUS
-    try:
-        live = json.loads(file.read_text()) if file.exists() else {}
-    except ValueError:
-        live = {}
+    counts, pid, live = run.counts(), owner(run.path), _live(run.path / STATUS)
     ended = counts.complete + counts.refused + counts.failed
     rate = _per_hour(run)
-    search, elapsed = run.config.search, time.time() - live.get("started", time.time())
+    search, elapsed = run.config.search, time.time() - (live.started or time.time())
     eta = left_s(search.trials - ended, rate / 3600, search.timeout, elapsed) if rate and pid else None
     return {
         "run": str(run.path), "driver": {"alive": pid is not None, "pid": pid},
         "counts": asdict(counts), "target": search.trials,
-        "running": live.get("running", []) if pid else [],
+        "running": [each.model_dump() for each in live.running] if pid else [],
         "trials_per_hour": rate, "eta_s": None if eta is None else round(eta),
         "front": len(run.front()) if run.candidates else 0, "saved_share": round(run.saved, 3),
-        "busy_share": live.get("busy_share"),
+        "busy_share": live.busy_share,
     }
+
+
+def _live(file: Path) -> _Live:
+    """Nothing where the file is missing or damaged: it is only for people, and written again each second."""
+    try:
+        return _Live.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return _Live()
 
 
 def _per_hour(run: Run) -> float | None:

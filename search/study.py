@@ -15,6 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import RunError
+from . import notes
 from .config import RunConfig
 from .journal import NAME, SingleWriterJournal
 from .records import Outcome, Untouched
@@ -62,16 +63,34 @@ def opened(
 
 
 def loaded(run: Path) -> optuna.Study:
-    """The study for reading, also while a driver writes. Raises RunError: no run there."""
+    """The study for reading, also while a driver writes. Raises RunError: no run there, or a damaged one."""
     if not (run / NAME).is_file():
         raise RunError(f"{run} is not a run: it has no {NAME}; `pared search` makes one")
+    storage = _replayed(run / NAME)
+    if STUDY not in (made.study_name for made in storage.get_all_studies()):
+        raise RunError(f"{run} holds no study yet")
+    study = optuna.load_study(study_name=STUDY, storage=storage)
+    _check(study, str(run / NAME))
+    return study
+
+
+def _check(study: optuna.Study, where: str) -> None:
+    """Raises RunError: something in it is not as pared writes it."""
+    notes.check_study(where, study.user_attrs)
+    for trial in study.get_trials(deepcopy=False):
+        place = f"{where}, trial {trial.number}"
+        if trial.state == TrialState.COMPLETE:
+            notes.check_complete(place, trial.user_attrs, trial.values, len(study.directions))
+        else:
+            notes.check_trial(place, trial.user_attrs)
+
+
+def _replayed(journal: Path) -> JournalStorage:
+    """Raises RunError: damaged. Optuna takes what a line says for granted, so anything may go wrong."""
     try:
-        storage = JournalStorage(JournalFileBackend(str(run / NAME)))
-        return optuna.load_study(study_name=STUDY, storage=storage)
-    except KeyError as error:
-        raise RunError(f"{run} holds no study yet") from error
-    except ValueError as error:
-        raise RunError(f"{run / NAME} is damaged: {error}") from error
+        return JournalStorage(JournalFileBackend(str(journal)))
+    except Exception as error:
+        raise RunError(f"{journal} is damaged: {type(error).__name__}: {error}") from error
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, outcome: Outcome, names: list[str]) -> None:
@@ -124,8 +143,7 @@ def known_untouched(run: Path) -> Untouched | None:
     """The same from outside; None also where an earlier driver died before it made the study."""
     if not (run / NAME).is_file():
         return None
-    made = JournalStorage(JournalFileBackend(str(run / NAME))).get_all_studies()
-    return untouched(loaded(run)) if made else None
+    return untouched(loaded(run)) if _replayed(run / NAME).get_all_studies() else None
 
 
 def keep_untouched(study: optuna.Study, found: Untouched) -> None:
@@ -134,7 +152,7 @@ def keep_untouched(study: optuna.Study, found: Untouched) -> None:
 
 def final_key(sha256: str) -> str:
     """The study attribute that holds what the final scoring of an artefact gave."""
-    return f"final:{sha256}"
+    return f"{notes.FINAL}{sha256}"
 
 
 def real(trials: list[FrozenTrial]) -> list[FrozenTrial]:
