@@ -5,6 +5,7 @@ against the one before it.
 """
 
 import json
+import re
 import uuid
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,10 +15,11 @@ import numpy as np
 import onnx
 from fsspec.core import url_to_fs
 
-from ..errors import GateError, RunError
+from ..errors import GateError, RunError, shown
 from ..spaces.subject import Array
 from .runtimes import runtime
 
+FILE = re.compile(r"[0-9a-f]{64}(\.[a-z0-9]{1,12})?")
 TUNED = 0.1  # of the outputs' norm: rounding in integers and in floats differs by single steps
 
 
@@ -50,10 +52,14 @@ class Store:
     def get(self, digest: str, suffix: str = ".onnx") -> bytes:
         """The file of that sha256. Raises RunError when it is missing or its content changed."""
         name = f"{digest}{suffix}"
+        if not FILE.fullmatch(name):
+            raise RunError(f"{shown(name)} names no artefact of {self.url}: they are SHA256.SUFFIX")
         try:
             content: bytes = self._fs.cat_file(self._path(name))
         except FileNotFoundError as error:
             raise RunError(f"artefact {name} is missing from {self.url}") from error
+        except OSError as error:
+            raise RunError(f"artefact {name} cannot be read from {self.url}: {error}") from error
         if sha256(content).hexdigest() != digest:
             raise RunError(f"artefact {name} in {self.url} was changed since it was scored")
         return content
@@ -68,7 +74,13 @@ class Store:
         self._write(f"{digest}.json", json.dumps(card, indent=1, sort_keys=True).encode())
 
     def get_card(self, digest: str) -> dict[str, Any]:
-        card: dict[str, Any] = json.loads(self._fs.cat_file(self._path(f"{digest}.json")))
+        """Raises RunError: missing, or no card."""
+        try:
+            card = json.loads(self._fs.cat_file(self._path(f"{digest}.json")))
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"the card of {shown(digest)} in {self.url} cannot be read: {error}") from error
+        if not isinstance(card, dict):
+            raise RunError(f"the card of {shown(digest)} in {self.url} is {shown(card)}, not an object")
         return card
 
     def _write(self, name: str, content: bytes) -> None:
