@@ -1,5 +1,6 @@
 """YAML -> checked profile, by catalogue name or by path."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def _path(name_or_path: str | Path) -> Path:
 def _fields(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The keys of a file over those of the profile that it extends."""
     try:
-        fields = plain.read(path)
+        fields = dict(_catalogued(path) if path.parent == CATALOG else plain.read(path))
     except ValueError as error:
         raise ProfileError(f"profile {path}: {error}; expected keys such as name and device") from error
     base = fields.pop("extends", None)
@@ -64,6 +65,12 @@ def _fields(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ProfileError(f"profile {path} extends itself")
     below = _path(path.parent / base if is_path(base) else base)
     return _merged(_fields(below, (*seen, path.resolve())), fields)
+
+
+@cache
+def _catalogued(path: Path) -> dict[str, Any]:
+    """Of the wheel, and so the same for as long as the process lives."""
+    return plain.read(path)
 
 
 def _placed(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
