@@ -67,7 +67,7 @@ def with_atheris(kind: str, cases: int, kept: Path) -> None:
 
     with atheris.instrument_imports(include=INSTRUMENTED):
         from harness import Tally
-        from mutations import damaged
+        from mutations import damaged, mutated
         from place import Place
 
         from examples import EXAMPLES
@@ -86,11 +86,12 @@ def with_atheris(kind: str, cases: int, kept: Path) -> None:
             raise SystemExit(0)
 
     def mutator(data: bytes, largest: int, seed: int) -> bytes:
-        """Bytes as libFuzzer has it, or values as its document has them."""
+        """A valid example damaged, an earlier input damaged further, or bytes as libFuzzer changes them."""
         random = Random(seed)
-        if random.random() < 0.3:
-            return atheris.Mutate(data, largest)
-        return damaged(kind, data, random.choice)[:largest]
+        way = random.random()
+        if way < 0.5:
+            return mutated(kind, random.choice)[:largest]
+        return damaged(kind, data, random.choice)[:largest] if way < 0.8 else atheris.Mutate(data, largest)
 
     flags = ["-seed=1", f"-max_len={LARGEST}", "-timeout=0", "-rss_limit_mb=0", f"-artifact_prefix={kept}/",
              "-print_final_stats=1"]

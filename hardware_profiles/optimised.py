@@ -113,7 +113,7 @@ def _session(
     options.intra_op_num_threads = 1
     options.optimized_model_filepath = saved
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # the runtime's own exception types are not exported
         raise GateError(f"ONNX Runtime cannot read the graph: {_blamed(model, str(error))}") from error
 

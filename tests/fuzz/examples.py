@@ -1,13 +1,13 @@
 """Valid inputs of every kind: what mutations start from."""
 
 import json
-from collections.abc import Callable
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from place import SEEDS
 
+from pared.hardware_profiles.features import NAMES
 from pared.hardware_profiles.load import CATALOG
 from pared.search.cache import packed
 from pared.search.starter import RUN_FILE
@@ -76,12 +76,12 @@ def nested() -> bytes:
                   {"o": np.float32(0)})
 
 
-def text(path: str) -> Callable[[], bytes]:
-    return (RUN / path).read_bytes
+def text(path: str) -> bytes:
+    return (RUN / path).read_bytes()
 
 
 def recipes() -> list[bytes]:
-    lines = [json.loads(line) for line in text("journal.log")().splitlines()]
+    lines = [json.loads(line) for line in text("journal.log").splitlines()]
     written = [line["user_attr"]["recipe"] for line in lines if "recipe" in line.get("user_attr", ())]
     steps = [{"pass": "prune", "allocation": "latency", "amount": 0.5, "criterion": "l2", "machine": "cpu",
               "prices": [["conv", 1.0, 2.0]], "ratios": [], "rises": [["stem", [[0.5, 0.1]]]], "width_step": 8},
@@ -97,16 +97,23 @@ def entry() -> bytes:
     return json.dumps({"train_s": 1.0, "notes": [], "sha256": "0"}).encode() + b"\n" + content
 
 
+def calibrated() -> bytes:
+    """What `pared profile-device` writes."""
+    fit = {"form": "roofline", "coefficients": dict.fromkeys(NAMES, 2.0), "noise": 0.1, "doubt": 1.3, "loo_mape": 0.1,
+           "models": 9, "log_covariance": [[0.0] * i + [0.04] for i in range(len(NAMES))]}
+    return json.dumps({"extends": "rpi4-ort-cpu", "name": "mine", "calibration": {"fp32": fit}}).encode()
+
+
 CATALOGUE = ("host-cpu", "rpi4-ort-cpu", "ethos-u55-256", "stm32l4r5-cube-ai")
 EXAMPLES: dict[str, list[bytes]] = {
-    "run_file": [text("run.yaml")(), RUN_FILE.encode()],
-    "profile": [text("profiles/lab.yaml")(), *((CATALOG / f"{name}.yaml").read_bytes() for name in CATALOGUE)],
-    "journal": [text("journal.log")()],
-    "card": [text("artifacts/sensitivity-0.json")(), *(p.read_bytes() for p in sorted(RUN.glob("artifacts/*.json")))],
+    "run_file": [text("run.yaml"), RUN_FILE.encode()],
+    "profile": [text("profiles/lab.yaml"), calibrated(), *((CATALOG / f"{name}.yaml").read_bytes() for name in CATALOGUE)],
+    "journal": [text("journal.log")],
+    "card": [text("artifacts/sensitivity-0.json"), *(p.read_bytes() for p in sorted(RUN.glob("artifacts/*.json")))],
     "onnx_file": [convolutional(), integer(), products(), half(), nested()],
     "recipe": recipes(),
-    "table": [text("profiles/lab.csv")()],
+    "table": [text("profiles/lab.csv")],
     "cached": [entry(), packed({"w": _w(2, 3)})],
-    "live": [text("status.json")(), b"1"],
+    "live": [text("status.json"), b"1"],
 }
 SMALL = convolutional()

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import onnx
 import yaml
+from google.protobuf.message import DecodeError
 
 from examples import EXAMPLES
 
@@ -37,7 +38,7 @@ def damaged(kind: str, data: bytes, pick: Pick[Any]) -> bytes:
     ways = WAYS[kind]
     try:
         result = pick(ways)(data, pick)
-    except (ValueError, TypeError, RecursionError, yaml.YAMLError):  # `data` is no document any more
+    except (ValueError, TypeError, RecursionError, DecodeError, yaml.YAMLError):  # `data` is no document any more
         result = raw(data, pick)
     return raw(result, pick) if pick(range(8)) == 0 else result
 

@@ -26,9 +26,10 @@ from pared.hardware_profiles.liveness import activation_peak_bytes
 from pared.hardware_profiles.predict import predict
 from pared.hardware_profiles.profile import HardwareProfile
 from pared.search import cache as trainings
-from pared.search import config, console, measurements, status
+from pared.search import config, console, measurements, sensing, status
 from pared.search import study as book
 from pared.search.candidate import Candidate
+from pared.search.inherit import inherited
 from pared.search.run import Run
 from pared.spaces.recipe import from_json
 from pared.spaces.sensitivity import from_json as sensitivity_from_json
@@ -75,6 +76,7 @@ def journal(data: bytes, place: Place) -> None:
         _printed("\n".join(console.status_lines(status.status(place.run))))
         _shown(run)
         _exported(run.candidates, place)
+        inherited(place.run)
         run.is_over(12)
     finally:
         if crc32(data) % PAGES == 0:
@@ -131,6 +133,7 @@ def cached(data: bytes, place: Place) -> None:
     kept.arrays("entry")
     kept.put("own", data)
     kept.arrays("own")
+    sensing._kept(kept, "own")
 
 
 def live(data: bytes, place: Place) -> None:
