@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from zlib import crc32
 
@@ -27,6 +27,7 @@ from pared.hardware_profiles.predict import predict
 from pared.hardware_profiles.profile import HardwareProfile
 from pared.search import cache as trainings
 from pared.search import config, console, measurements, sensing, status
+from pared.search import run as run_room
 from pared.search import study as book
 from pared.search.candidate import Candidate
 from pared.search.inherit import inherited
@@ -158,6 +159,20 @@ KINDS: dict[str, Target] = {
 def _run(folder: Path) -> Run:
     """For kinds that leave the run itself as it is."""
     return Run(folder)
+
+
+@lru_cache(maxsize=16)
+def _config(path: Path, *contents: bytes) -> config.RunConfig:
+    return config.read(path)
+
+
+def _remembered(path: Path) -> config.RunConfig:
+    """A run file that did not change is read once: it takes longer than a journal."""
+    lab = path.parent / "profiles" / "lab.yaml"
+    return _config(path, path.read_bytes(), lab.read_bytes())
+
+
+run_room.read = _remembered
 
 
 def _shown(run: Run) -> None:
