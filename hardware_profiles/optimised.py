@@ -60,11 +60,13 @@ def fused(model: bytes) -> Graph:
 
 
 def parsed(model: bytes) -> onnx.ModelProto:
-    """Raises GateError: no ONNX file, a damaged tensor, or weights that are in other files."""
+    """Raises GateError: no ONNX file, an empty node, a damaged tensor, or weights that are in other files."""
     try:
         proto = onnx.load_from_string(model)
     except Exception as error:  # protobuf's own
         raise GateError(f"this is no ONNX file: {str(error)[:400]}") from error
+    if empty := [node for node in proto.graph.node if not node.output]:  # ONNX Runtime lets them pass
+        raise GateError(f"node {empty[0].name!r} of operator {empty[0].op_type!r} has no output")
     for tensor in _tensors(proto.graph):
         _check(tensor)
     return proto

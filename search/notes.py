@@ -24,6 +24,7 @@ from ..hardware_profiles.backend import Evidence
 from .records import State
 
 FINAL = "final:"  # and a sha256: the study attribute that holds its final scoring
+REMEDY = "; put back a copy from before, or start a new run"
 LARGEST = 1e15  # of a figure, in any unit: beyond it is damage
 PROFILE = r"^[a-z0-9][a-z0-9.-]*$"  # a file is named after it
 
@@ -182,7 +183,7 @@ def check_complete(where: str, attrs: Mapping[str, Any], values: object, objecti
     _fit(_Complete, where, attrs)
     _fit(_Told, where, {"values": values})
     if not isinstance(values, list) or len(values) != objectives:
-        raise RunError(f"{where}: damaged: {shown(values)} for {objectives} objectives")
+        raise RunError(f"{where}: damaged: {shown(values)} for {objectives} objectives{REMEDY}")
 
 
 def _fit(kind: type[_Note], where: str, plain: object) -> None:
@@ -192,6 +193,6 @@ def _fit(kind: type[_Note], where: str, plain: object) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         told = f"{'.'.join(map(str, first['loc'])) or 'notes'}: {first['msg']} (got {shown(first['input'])})"
-        raise RunError(f"{where}: damaged: {told}") from error
+        raise RunError(f"{where}: damaged: {told}{REMEDY}") from error
     except ValueError as error:
-        raise RunError(f"{where}: damaged: {error}") from error
+        raise RunError(f"{where}: damaged: {error}{REMEDY}") from error

@@ -90,7 +90,7 @@ def _replayed(journal: Path) -> JournalStorage:
     try:
         return JournalStorage(JournalFileBackend(str(journal)))
     except Exception as error:
-        raise RunError(f"{journal} is damaged: {type(error).__name__}: {error}") from error
+        raise RunError(f"{journal} is damaged: {type(error).__name__}: {error}{notes.REMEDY}") from error
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, outcome: Outcome, names: list[str]) -> None:

@@ -36,6 +36,7 @@ from pared.spaces.recipe import from_json
 from pared.spaces.sensitivity import from_json as sensitivity_from_json
 
 Target = Callable[[bytes, Place], None]
+KERNELS = graph.read(SMALL)
 PAGES = 100  # one report for so many journals: it takes as long as all the rest
 
 
@@ -203,9 +204,8 @@ def _printed(part: object) -> None:
 
 
 def _predicted(found: HardwareProfile) -> None:
-    kernels = graph.read(SMALL)
     for dtype in found.precisions:
-        predict(kernels, found, dtype)
+        predict(KERNELS, found, dtype)
 
 
 def _refusal(read: Callable[[bytes], object], data: bytes) -> ParedError | None:

@@ -258,6 +258,7 @@ FAR = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2], data_location
 @pytest.mark.parametrize(("content", "told"), [
     (b"\xff\xff", "no ONNX file"), (model(SHORT, ADD), "'w' is damaged"), (model(FAR, ADD), "in another file"),
     (model(WHOLE, helper.make_node("Nothing", ["x"], ["y"])), "Nothing"),
+    (model(WHOLE, ADD, onnx.NodeProto(overload="x")), "has no output"),
     (model(WHOLE, helper.make_node("Einsum", ["x", "x"], ["y"])), "cannot read the graph"),
 ])
 def test_a_file_that_is_no_model_is_told(content: bytes, told: str) -> None:
