@@ -104,7 +104,8 @@ def outcome(number: int) -> Outcome:
     size = {"value": dice.uniform(100, 2000), "unit": "bytes", "evidence": "measured", "spread": 0.0, "n": 1}
     accuracy = {"value": dice.random(), "unit": "fraction", "evidence": "measured", "spread": 0.01, "n": 1}
     return Outcome("complete", sha256=f"{number:064x}", drop={"value": 0, "low": 0, "high": 0, "n": 1},
-                   metrics={"accuracy": accuracy, "size_bytes": size, "latency_ms@host-cpu": figure})
+                   metrics={"accuracy": accuracy, "size_bytes": size, "memory_bytes": size,
+                            "latency_ms@host-cpu": figure})
 
 
 def case(workers: int, trial_s: float, trials: int, who: str) -> dict[str, Any]:

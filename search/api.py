@@ -28,6 +28,7 @@ from .journal import owned
 from .limits import limits, size_counts
 from .mirror import at, mirrored, restore
 from .prepare import Prepared, prepare, teach
+from .records import Untouched
 from .run import CONFIG, LOGS, Run
 from .sensing import sense, wanted
 from .status import heartbeat
@@ -88,20 +89,22 @@ def resume(
             "address": "cluster.address"}
     changed = {keys[name]: value for name, value in overrides.items() if value is not None}
     config = build(run.config.model_dump(mode="json"), changed, str(run.path / CONFIG))
-    if book.known_untouched(run.path, config.cluster.storage) and run.is_over(config.search.trials):
-        with owned(run.path), mirrored(run.path, config):  # what could not be copied when it ended
+    path, known = run.path, run.known
+    if known and run.is_over(config.search.trials):
+        with owned(path), mirrored(path, config):  # what could not be copied when it ended
             return run
+    del run  # and all that it has read: the driver reads it for itself
     if subject is None:
         if config.model == IN_PYTHON:
-            raise ConfigError(f"{run.path} was started from Python; resume it with "
+            raise ConfigError(f"{path} was started from Python; resume it with "
                               "pared.resume(DIR, subject)")
-        subject = find(config.model, run.path)
+        subject = find(config.model, path)
     subject = check(subject)
-    found = find_students(_named(config, students), subject, run.path)
-    with owned(run.path), mirrored(run.path, config) as still_ours:
-        keep_config(run.path, config)
-        _drive(run.path, config, subject, found, _both(still_ours, watch))
-    return Run(run.path)
+    found = find_students(_named(config, students), subject, path)
+    with owned(path), mirrored(path, config) as still_ours:
+        keep_config(path, config)
+        _drive(path, config, subject, found, _both(still_ours, watch), known=known)
+    return Run(path)
 
 
 def open_run(out: str | Path) -> Run:
@@ -191,7 +194,7 @@ def _named(config: RunConfig, given: Mapping[str, str | Factory] | None) -> dict
 
 def _drive(
     out: Path, config: RunConfig, subject: Subject, students: Mapping[str, Factory], watch: Watch,
-    origin: Inheritance | None = None,
+    origin: Inheritance | None = None, known: Untouched | None = None,
 ) -> None:
     profiles = config.searched
     for profile in profiles:  # told before a cluster starts
@@ -203,7 +206,6 @@ def _drive(
     stages = {"train": _needs(cluster.train), "score": _needs(cluster.score)}
     with crew(cluster.address, cluster.workers, stages, profiles, _code(config)) as workers:
         store, cache = store_of(out, config).url, _cache(config, out)
-        known = book.known_untouched(out, cluster.storage)
         shared = workers.share(subject)
         ready: Prepared = workers.call(
             prepare, shared, profiles, store, known, cluster.score.cpus, config.keep, tuple(students))

@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from signal import SIGTERM, signal
+from signal import SIGINT, SIGTERM, signal
 from typing import Annotated, Any
 
 import typer
@@ -29,12 +29,13 @@ Workers = Annotated[int | None, typer.Option(help="Candidates at a time.", min=1
 Address = Annotated[str | None, typer.Option(help="local, auto, or HOST:PORT of a Ray cluster.")]
 
 
-class _Terminated(BaseException):
-    """A scheduler wants its machine back."""
+_signals: list[int] = []  # that told this process to go
 
 
-def _terminated(*_: object) -> None:
-    raise _Terminated
+def _stop(number: int, _: object) -> None:
+    """As SIGINT does: the only exception that Ray lets through when it comes while it waits."""
+    _signals.append(number)
+    raise KeyboardInterrupt
 
 
 def main() -> None:
@@ -43,17 +44,15 @@ def main() -> None:
     0: done; 1: a check failed or pared itself did; 2: wrong input, or nothing meets the budgets; 130, 143:
     stopped by SIGINT or SIGTERM, and to be resumed.
     """
-    signal(SIGTERM, _terminated)
+    signal(SIGTERM, _stop)
     try:
         app()
-    except _Terminated:
-        _fail("stopped by SIGTERM; `pared resume DIR` goes on from here", 143)
     except UserError as error:
         _fail(str(error), 2)
     except ParedError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail("stopped; `pared resume DIR` goes on from here", 130)
+        _fail("stopped; `pared resume DIR` goes on from here", 128 + (_signals or [SIGINT])[0])
 
 
 @app.command()

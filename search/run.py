@@ -74,6 +74,15 @@ class Run:
     def study(self) -> Any:
         return book.loaded(self.path, self.config.cluster.storage)
 
+    @property
+    def known(self) -> Untouched | None:
+        """The untouched model; None where an earlier driver died before it was scored."""
+        study = book.found(self.path, self.config.cluster.storage)
+        if study is None:
+            return None
+        self.study = study
+        return book.untouched(study)
+
     @cached_property
     def trials(self) -> list[FrozenTrial]:
         return book.real(self.study.get_trials(deepcopy=False))

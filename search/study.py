@@ -1,5 +1,6 @@
 """The study of a run: an Optuna study in the journal or a database, and what pared notes on its trials."""
 
+import gc
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -73,7 +74,9 @@ def _written(run: Path, storage: str | None) -> Iterator[tuple[BaseStorage, str,
         return
     backend = SingleWriterJournal(run / NAME)
     try:
-        yield Storage(backend), STUDY, backend.group
+        with uncollected():
+            journal = Storage(backend)
+        yield journal, STUDY, backend.group
     finally:
         backend.close()
 
@@ -87,21 +90,40 @@ def loaded(run: Path, storage: str | None = None) -> optuna.Study:
     """The study for reading, also while a driver writes. Raises RunError: no run there, or a damaged one."""
     if not begun(run):
         raise RunError(f"{run} is not a run: it has no {NAME}; `pared search` makes one")
-    study = _found(run, storage)
+    study = found(run, storage)
     if study is None:
         raise RunError(f"{run} holds no study yet")
-    _check(study, str(run / NAME))
     return study
 
 
-def _found(run: Path, storage: str | None) -> optuna.Study | None:
-    """None where the driver that began the run died before it made the study."""
+def found(run: Path, storage: str | None = None) -> optuna.Study | None:
+    """The same; None where the driver that began the run died before it made the study."""
+    with uncollected():
+        study = _stored(run, storage) if begun(run) else None
+        if study:
+            _check(study, str(run / NAME))
+    return study
+
+
+def _stored(run: Path, storage: str | None) -> optuna.Study | None:
     if storage:
         return database.found(run, storage)
     replayed = _replayed(run / NAME)
     if STUDY not in (made.study_name for made in replayed.get_all_studies()):
         return None
     return optuna.load_study(study_name=STUDY, storage=replayed)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """For reading long runs: of the many objects that are made none is garbage, and looking takes as long."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _check(study: optuna.Study, where: str) -> None:
@@ -167,12 +189,6 @@ def untouched(study: optuna.Study) -> Untouched | None:
     """What the first driver of the run found of the untouched model."""
     stored: dict[str, Any] | None = study.user_attrs.get(UNTOUCHED)
     return Untouched(**stored) if stored else None
-
-
-def known_untouched(run: Path, storage: str | None = None) -> Untouched | None:
-    """The same from outside; None also where an earlier driver died before it made the study."""
-    study = _found(run, storage) if begun(run) else None
-    return untouched(study) if study else None
 
 
 def keep_untouched(study: optuna.Study, found: Untouched) -> None:

@@ -96,6 +96,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
             others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
             history = read(others, self._vectors, self._objectives, self._proposed, self._rows)
             self._plan = list(self._propose(history, trial.number))
+            self._proposed = {n: params for n, params in self._proposed.items() if n not in self._rows}
         row = self._plan.pop(0)
         self._proposed[trial.number] = self._vectors.decode(row)
         return self._complete(row)

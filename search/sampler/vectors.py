@@ -44,7 +44,13 @@ class Vectors:
 
     def encode(self, params: Mapping[str, Any]) -> Rows:
         """(d,); parameters that are missing are ABSENT."""
-        return np.array([_place(d, params[n]) if n in params else ABSENT for n, d in self.space.items()])
+        found = []
+        for name, known in zip(self.space, self._places, strict=True):
+            value = params.get(name, ABSENT)
+            if name in params and (type(value), value) not in known:
+                known[type(value), value] = _place(self.space[name], value)
+            found.append(known[type(value), value] if name in params else ABSENT)
+        return np.array(found)
 
     def decode(self, row: Rows) -> Params:
         """Without the absent ones."""
@@ -55,6 +61,11 @@ class Vectors:
                     known[place] = _value(self.space[name], place)
                 found[name] = known[place]
         return found
+
+    @cached_property
+    def _places(self) -> list[dict[tuple[type, Any], float]]:
+        """The inverse of `_values`."""
+        return [{} for _ in self.space]
 
     @cached_property
     def _values(self) -> list[dict[float, Any]]:

@@ -75,7 +75,7 @@ def journal(data: bytes, place: Place) -> None:
     (place.run / "journal.log").write_bytes(data)
     run = Run(place.run)
     try:
-        book.known_untouched(place.run)
+        book.found(place.run)
         _printed("\n".join(console.status_lines(status.status(place.run))))
         _shown(run)
         _exported(run.candidates, place)

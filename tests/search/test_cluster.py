@@ -165,7 +165,8 @@ def test_a_driver_that_is_told_to_go_goes_and_can_be_resumed(tmp_path: Path, par
     until(lambda: len(events(tmp_path / "run", "ended")) >= 1)
     os.kill(driver.pid, signal.SIGTERM)
     told = driver.communicate(timeout=60)[1]
-    assert driver.returncode == 143 and "pared resume" in told and "Traceback" not in told
+    assert driver.returncode == 143, (driver.returncode, told)
+    assert "pared resume" in told and "Traceback" not in told
     result = pared_cli("resume", tmp_path / "run")
     assert result.returncode == 0
     last = result.stderr.splitlines()[-1]

@@ -89,7 +89,7 @@ def test_runs_share_a_database_and_not_a_study(storage: str, tmp_path: Path) -> 
     for name in ("a", "b"):
         run = tmp_path / name / "run"
         run.mkdir(parents=True)
-        assert book.known_untouched(run, storage) is None
+        assert book.found(run, storage) is None
         with book.opened(run, made(storage), optuna.samplers.RandomSampler(seed=0)) as (study, group), group():
             trial = study.ask()
             trial.set_user_attr("of", name)
