@@ -18,6 +18,10 @@ ParedError
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
 
 
 class ParedError(Exception):
@@ -82,3 +86,11 @@ def unknown(kind: str, got: object, allowed: Iterable[str]) -> str:
     close = get_close_matches(str(got), names, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"unknown {kind} {str(got)!r}{hint} Known: {', '.join(names) or 'none'}"
+
+
+def shown(got: object) -> str:
+    """A value as a message can hold it: short, however large it is."""
+    try:
+        return _SHORT.repr(got)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number of thousands of digits"

@@ -5,6 +5,7 @@ against the one before it.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..errors import GateError, RunError
+from ..errors import GateError, RunError, shown
 from ..spaces.subject import Array
 from .folder import Folder
 from .runtimes import runtime
 
+FILE = re.compile(r"[0-9a-f]{64}(\.[a-z0-9]{1,12})?")
 TUNED = 0.1  # of the outputs' norm: rounding in integers and in floats differs by single steps
 
 
@@ -51,7 +53,10 @@ class Store:
 
     def get(self, digest: str, suffix: str = ".onnx") -> bytes:
         """The file of that sha256. Raises RunError when it is missing or its content changed."""
-        content = self._there(name := f"{digest}{suffix}")
+        name = f"{digest}{suffix}"
+        if not FILE.fullmatch(name):
+            raise RunError(f"{shown(name)} names no artefact of {self.url}: they are SHA256.SUFFIX")
+        content = self._there(name)
         if sha256(content).hexdigest() != digest:
             raise RunError(f"artefact {name} in {self.url} was changed since it was scored")
         return content
@@ -69,11 +74,13 @@ class Store:
         return self._folder.has(f"{digest}.json")
 
     def get_card(self, digest: str) -> dict[str, Any]:
-        """Raises RunError: missing or damaged."""
+        """Raises RunError: missing, or no card."""
         try:
-            card: dict[str, Any] = json.loads(self._there(name := f"{digest}.json"))
-        except ValueError as error:
-            raise RunError(f"the card {name} in {self.url} is damaged: {error}") from error
+            card = json.loads(self._there(f"{digest}.json"))
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"the card of {shown(digest)} in {self.url} cannot be read: {error}") from error
+        if not isinstance(card, dict):
+            raise RunError(f"the card of {shown(digest)} in {self.url} is {shown(card)}, not an object")
         return card
 
     def cards(self, prefix: str) -> list[str]:

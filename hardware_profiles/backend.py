@@ -86,6 +86,7 @@ class Table(Strict):
 
     kind: Literal["table"] = "table"
     path: str = Field(
+        pattern=r"^[^\x00]+$",
         description="a CSV with the columns sha256, latency_ms[, energy_uj, ram_kb], beside the profile")
 
 

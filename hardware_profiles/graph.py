@@ -46,3 +46,5 @@ def _kernels(node: onnx.NodeProto, graph: Graph) -> list[Kernel]:
         return _operators.READERS.get(node.op_type, _operators.unknown)(node, graph)
     except NotImplementedError:
         raise GateError(f"no cost is known for operator {node.op_type} of node {node.name!r}") from None
+    except (ArithmeticError, LookupError, StopIteration, ValueError) as error:  # no node of its kind
+        raise GateError(f"{node.op_type} of node {node.name!r} cannot be read: {error!r}") from error

@@ -1,12 +1,14 @@
 """YAML -> checked profile, by catalogue name or by path."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from ..errors import ProfileError, unknown
+from ..errors import ProfileError, shown, unknown
+from . import plain
 from .profile import HardwareProfile
 
 CATALOG = Path(__file__).parent / "catalog"
@@ -51,23 +53,30 @@ def _path(name_or_path: str | Path) -> Path:
 def _fields(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The keys of a file over those of the profile that it extends."""
     try:
-        fields = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ProfileError(f"profile {path}: {error}") from error
-    if not isinstance(fields, dict):
-        raise ProfileError(f"profile {path}: expected keys such as name and device, got {fields!r}")
+        fields = dict(_catalogued(path) if path.parent == CATALOG else plain.read(path))
+    except ValueError as error:
+        raise ProfileError(f"profile {path}: {error}; expected keys such as name and device") from error
     base = fields.pop("extends", None)
     if base is None:
         return fields
-    if path in seen:
+    if not isinstance(base, str):
+        raise ProfileError(f"profile {path}: extends is {shown(base)}; write the name or path of a profile")
+    if path.resolve() in seen:
         raise ProfileError(f"profile {path} extends itself")
-    return _merged(_fields(_path(path.parent / base if is_path(base) else base), (*seen, path)), fields)
+    below = _path(path.parent / base if is_path(base) else base)
+    return _merged(_fields(below, (*seen, path.resolve())), fields)
+
+
+@cache
+def _catalogued(path: Path) -> dict[str, Any]:
+    """Of the wheel, and so the same for as long as the process lives."""
+    return plain.read(path)
 
 
 def _placed(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A table of measurements is beside the profile that names it, wherever both are moved."""
     backend = fields.get("backend")
-    if not isinstance(backend, dict) or not isinstance(backend.get("path"), str):
+    if not isinstance(backend, dict) or not isinstance(backend.get("path"), str) or "\0" in backend["path"]:
         return fields
     return {**fields, "backend": {**backend, "path": str((folder / backend["path"]).resolve())}}
 

@@ -2,11 +2,14 @@
 
 import math
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 import onnxruntime as ort
+from onnx import numpy_helper
+from onnx.external_data_helper import uses_external_data
 
 from ..errors import GateError
 from .halves import widen_
@@ -37,7 +40,8 @@ class Graph:
 
 def basic(model: bytes) -> Graph:
     """Constants folded, no kernels fused. Without it arithmetic on shapes hides shapes."""
-    return _with_shapes(_rewritten(_at_batch_1(model), ort.GraphOptimizationLevel.ORT_ENABLE_BASIC))
+    content = _at_batch_1(model).SerializeToString()
+    return _with_shapes(_rewritten(content, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC))
 
 
 def fused(model: bytes) -> Graph:
@@ -46,7 +50,7 @@ def fused(model: bytes) -> Graph:
     A file in half precision is read as if it computed so, not with the casts that this provider
     puts around operators it has in single precision alone.
     """
-    proto = onnx.load_from_string(_at_batch_1(model))
+    proto = _at_batch_1(model)
     halves = widen_(proto)
     content = proto.SerializeToString()
     graph = _with_shapes(_rewritten(content, ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED))
@@ -55,15 +59,44 @@ def fused(model: bytes) -> Graph:
     return replace(graph, types={n: "float16" if t == "float" else t for n, t in graph.types.items()})
 
 
-def _at_batch_1(model: bytes) -> bytes:
-    proto = onnx.load_from_string(model)
+def parsed(model: bytes) -> onnx.ModelProto:
+    """Raises GateError: no ONNX file, an empty node, a damaged tensor, or weights that are in other files."""
+    try:
+        proto = onnx.load_from_string(model)
+    except Exception as error:  # protobuf's own
+        raise GateError(f"this is no ONNX file: {str(error)[:400]}") from error
+    if empty := [node for node in proto.graph.node if not node.output]:  # ONNX Runtime lets them pass
+        raise GateError(f"node {empty[0].name!r} of operator {empty[0].op_type!r} has no output")
+    for tensor in _tensors(proto.graph):
+        _check(tensor)
+    return proto
+
+
+def _check(tensor: onnx.TensorProto) -> None:
+    if uses_external_data(tensor):
+        raise GateError(f"tensor {tensor.name!r} is in another file; save the model as one file")
+    try:
+        numpy_helper.to_array(tensor)
+    except (TypeError, ValueError, LookupError) as error:
+        raise GateError(f"tensor {tensor.name!r} is damaged: {str(error)[:400]}") from error
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for attribute in (a for node in graph.node for a in node.attribute):
+        yield from (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)
+
+
+def _at_batch_1(model: bytes) -> onnx.ModelProto:
+    proto = parsed(model)
     del proto.graph.value_info[:]
     for value in (*proto.graph.input, *proto.graph.output):
         for dim in value.type.tensor_type.shape.dim:
             if not dim.HasField("dim_value"):
                 dim.dim_value = 1
-    content: bytes = proto.SerializeToString()
-    return content
+    return proto
 
 
 def _rewritten(model: bytes, level: ort.GraphOptimizationLevel) -> onnx.ModelProto:
@@ -82,7 +115,7 @@ def _session(
     options.intra_op_num_threads = 1
     options.optimized_model_filepath = saved
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # the runtime's own exception types are not exported
         raise GateError(f"ONNX Runtime cannot read the graph: {_blamed(model, str(error))}") from error
 

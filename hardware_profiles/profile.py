@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -30,8 +30,8 @@ class Precision(Strict):
 
     native: bool  # false: stored in this format, computed in a wider one
     peak: Rate | None = None
-    weight_bytes: float = Field(gt=0)
-    activation_bytes: float = Field(gt=0)
+    weight_bytes: float = Field(gt=0, le=16)
+    activation_bytes: float = Field(gt=0, le=16)
 
 
 class Memory(Strict):
@@ -54,15 +54,21 @@ class Calibration(Strict):
     """
 
     form: str
-    coefficients: dict[str, float]
-    log_covariance: tuple[tuple[float, ...], ...] = ()
-    noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    coefficients: dict[str, Annotated[float, Field(gt=0, le=1e15)]]
+    log_covariance: tuple[tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], ...] = ()
+    noise: float = Field(default=0.0, ge=0, le=1e3)
     doubt: float = Field(ge=1, allow_inf_nan=False)
     loo_mape: float = Field(ge=0, allow_inf_nan=False)  # leave-one-out, a fraction
     models: int = Field(ge=1)
     runtime_version: str = ""
     date: str = ""
     data: str = ""  # sha256 of the measurements
+
+    @model_validator(mode="after")
+    def _covariance_is_a_triangle(self) -> Self:
+        if any(len(row) != i + 1 for i, row in enumerate(self.log_covariance)):
+            raise ValueError("log_covariance: the rows of a lower triangle have 1, 2, 3 ... numbers")
+        return self
 
 
 class HardwareProfile(Strict):

@@ -31,7 +31,7 @@ class Quantity(Strict):
     deviation (0.5: the true value is within a factor of about two).
     """
 
-    value: float = Field(gt=0, allow_inf_nan=False)
+    value: float = Field(gt=0, le=1e15, allow_inf_nan=False)
     unit: str
     src: str
     basis: Basis
@@ -42,6 +42,8 @@ class Quantity(Strict):
         if not any(self.unit in row for row in UNITS.values()):
             known = ", ".join(unit for row in UNITS.values() for unit in row)
             raise ValueError(f"unknown unit {self.unit!r}. Known: {known}")
+        if self.value < 1e-9:
+            raise ValueError(f"{self.value} {self.unit} is too small for a machine")
         return self
 
     @property

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import BudgetError
+from ..errors import BudgetError, shown
 from ..evaluators.measurement import Measurement
 
 _UNITS = {
@@ -14,6 +14,8 @@ _UNITS = {
 }
 _UNITS["memory"] = _UNITS["size"]
 _EXAMPLES = {"latency": "2ms, 50% or 3x", "size": "100kB, 25% or 4x", "memory": "256kB, 50% or 2x"}
+NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+SMALLEST = 1e-12  # what is written; the inverse is the largest
 MARGIN = 0.02  # a measurement noisier than this is not given more benefit of the doubt
 
 
@@ -32,11 +34,11 @@ class Budget:
 
 def parse(text: str | float | int, kind: str) -> Budget:
     """`kind` is latency, size or memory. Raises BudgetError when the text cannot be read."""
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z%]*)\s*", str(text).lower())
+    match = re.fullmatch(rf"\s*({NUMBER}(?:e[+-]?[0-9]+)?)\s*([a-z%]*)\s*", str(text).lower())
     units = _UNITS[kind]
     value, unit = (float(match[1]), match[2]) if match else (math.nan, "")
-    if not match or value <= 0 or not math.isfinite(value) or unit not in (*units, "%", "x"):
-        raise BudgetError(f"{kind} budget {text!r} cannot be read; write for example {_EXAMPLES[kind]} "
+    if not SMALLEST <= value <= 1 / SMALLEST or unit not in (*units, "%", "x"):
+        raise BudgetError(f"{kind} budget {shown(text)} cannot be read; write for example {_EXAMPLES[kind]} "
                           f"(units: {', '.join(units)}, % of the untouched model, x for times better)")
     if unit in units:
         return Budget(value * units[unit], False, str(text))

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from .budget import broken
 from .candidate import Candidate
+from .labels import between
 
 
 def noted(chosen: Candidate, profiles: Sequence[str], drop: float | None) -> Candidate:
@@ -57,7 +58,7 @@ def _on(chosen: Candidate, profile: str) -> list[str]:
     latency = chosen.latency(profile)
     if not latency.calibrated:
         notes.append(f"the latency on {profile} is predicted and uncalibrated, good for ranking only: "
-                     f"between {latency.low:.3g} and {latency.high:.3g} ms")
+                     f"{between(latency)} ms")
     if latency.unstable:
         notes.append(f"the latency on {profile} never settled; measure it again on a quiet machine")
     if techniques := chosen.size_only.get(profile):

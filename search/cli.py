@@ -168,8 +168,7 @@ def pick(
     exported = chosen.export(out) if out else None
     point = {**chosen.to_json(), "profile": chosen.profile, "notes": list(chosen.notes),
              "exported": str(exported) if exported else None}
-    told = [f"exported to {exported}"] if exported else []
-    _out(point, json_, lambda: "\n".join(_room("console").picked_lines(chosen) + told))
+    _out(point, json_, lambda: "\n".join(_room("console").picked_lines(chosen, exported)))
 
 
 @app.command()

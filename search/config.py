@@ -19,11 +19,12 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from ..errors import BudgetError, ConfigError, unknown
+from ..errors import BudgetError, ConfigError, shown, unknown
 from ..evaluators.folder import check_secretless
+from ..hardware_profiles import plain
 from ..hardware_profiles.load import is_path, load
 from ..hardware_profiles.profile import HardwareProfile
-from .budget import parse
+from .budget import NUMBER, parse
 
 Objective = Literal["accuracy", "latency", "size"]
 
@@ -32,9 +33,9 @@ def seconds(text: object) -> float | None:
     """`90`, `90s`, `10m`, `1.5h` -> seconds. Raises ValueError."""
     if text is None:
         return None
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(s|m|h|d)?\s*", str(text).lower())
-    if not match or float(match[1]) <= 0:
-        raise ValueError(f"a time is written 90s, 10m or 1.5h, got {text!r}")
+    match = re.fullmatch(rf"\s*({NUMBER})\s*(s|m|h|d)?\s*", str(text).lower())
+    if not match or not 0 < float(match[1]) < 1e9:
+        raise ValueError(f"a time is written 90s, 10m or 1.5h, got {shown(text)}")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2] or "s"]
 
 
@@ -230,17 +231,15 @@ def read(
     Raises ConfigError naming the key, what was got and what is allowed.
     """
     try:
-        fields = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"run file {path}: {error}") from error
-    if not isinstance(fields, dict):
-        raise ConfigError(f"run file {path}: expected keys such as model and budgets, got {fields!r}")
+        fields = plain.read(path)
+    except ValueError as error:
+        raise ConfigError(f"run file {path}: {error}; expected keys such as model and budgets") from error
     if profiles:
         named = [str(_absolute(name, Path.cwd())) for name in profiles]
         names = [load(name).name for name in named]
         fields["profiles"] = named
-        fields["budgets"] = {name: budget for name, budget in (fields.get("budgets") or {}).items()
-                             if name in ("size", *names)}
+        if isinstance(budgets := fields.get("budgets"), dict):
+            fields["budgets"] = {name: budget for name, budget in budgets.items() if name in ("size", *names)}
     return build(fields, overrides or {}, str(path), path.parent)
 
 
@@ -265,9 +264,9 @@ def override(text: str) -> tuple[str, object]:
     if not equals or not re.fullmatch(r"[\w.@-]+", key):
         raise ConfigError(f"--set {text!r}: write a.b=value, for example search.seed=3")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not YAML") from error
+        return key, plain.plain(value)
+    except ValueError as error:
+        raise ConfigError(f"--set {text!r}: the value is not YAML: {error}") from error
 
 
 def dump(config: RunConfig) -> str:
@@ -281,7 +280,8 @@ def schema() -> str:
 
 
 def _absolute(name: object, base: Path) -> object:
-    return str((base / name).resolve()) if isinstance(name, str) and is_path(name) else name
+    named = isinstance(name, str) and "\0" not in name and is_path(name)
+    return str((base / str(name)).resolve()) if named else name
 
 
 def _set(fields: dict[str, Any], dotted: str, value: object) -> None:
@@ -299,7 +299,7 @@ def _told(error: Any) -> str:
         return f"{'.'.join(map(str, error['loc'][:-1])) or 'run file'}: " + unknown(
             "key", error["loc"][-1], _keys(error["loc"][:-1]))
     hidden = isinstance(error.get("input"), dict) or error["type"] == "secret"
-    got = "" if hidden else f" (got {error.get('input')!r})"
+    got = "" if hidden else f" (got {shown(error.get('input'))})"
     return f"{where or 'run file'}: {error['msg'].removeprefix('Value error, ')}{got}"
 
 

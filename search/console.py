@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from ..evaluators.accuracy import Drop
@@ -92,18 +93,20 @@ def best_line(run: Run) -> str:
     if best is None:
         return "best single model for all profiles: none meets every budget"
     times = ", ".join(f"{best.latency(name).value:.3g} ms on {name}" for name in best.profiles)
-    return f"best single model for all profiles: [bold]trial {best.trial}[/] ({best.recipe.label}): {times}"
+    return (f"best single model for all profiles: [bold]trial {best.trial}[/] ({escape(best.recipe.label)}): "
+            f"{times}")
 
 
-def picked_lines(chosen: Candidate) -> list[str]:
-    """The choice in words, with what the user should know."""
-    lines = [f"[bold]picked trial {chosen.trial}[/]: {chosen.recipe.label}, "
+def picked_lines(chosen: Candidate, exported: Path | None = None) -> list[str]:
+    """The choice in words, with what the user should know, and where it was copied to."""
+    lines = [f"[bold]picked trial {chosen.trial}[/]: {escape(chosen.recipe.label)}, "
              f"{chosen.metrics['size_bytes'].value / 1e3:.0f} kB"]
     lines += [_figures(chosen, name) for name in chosen.profiles if name not in chosen.absent]
     lines.append(f"  lost on validation: {_points(chosen.drop)}")
     if chosen.test_drop:
         lines.append(f"  lost on test:       {_points(chosen.test_drop)}")
-    return [*lines, *(f"  [yellow]note:[/] {note}" for note in chosen.notes)]
+    lines += [f"  [yellow]note:[/] {escape(note)}" for note in chosen.notes]
+    return [*lines, f"exported to {escape(str(exported))}"] if exported else lines
 
 
 def verify_table(checks: list[Check]) -> Table:
@@ -114,7 +117,7 @@ def verify_table(checks: list[Check]) -> Table:
         same = "" if c.accuracy is None else f"{c.accuracy:.4f} (was {c.reported_accuracy:.4f})"
         ratio = "" if c.ratio is None else f"{c.ratio:.3f} (was {c.reported_ratio:.3f})"
         table.add_row(str(c.trial), c.sha256[:12], same, ratio,
-                      f"[red]{c.problem}[/]" if c.problem else "[green]holds[/]")
+                      f"[red]{escape(c.problem)}[/]" if c.problem else "[green]holds[/]")
     return table
 
 
@@ -145,12 +148,12 @@ def sensitivity_tables(found: Sensitivity) -> list[Table]:
     for name in ("weight", *(f"{b} bits" for b in BITS), "int8 with inputs"):
         bits.add_column(name, justify="left" if name == "weight" else "right", overflow="fold")
     for name, row in found.bits.items():
-        bits.add_row(name, *(f"{row[b]:.1e}" for b in BITS), f"{found.int8[name]:.1e}")
+        bits.add_row(escape(name), *(f"{row[b]:.1e}" for b in BITS), f"{found.int8[name]:.1e}")
     ratios = Table(title=f"channels zeroed, the least first ({measured})", title_justify="left")
     for name in ("group", *(f"{r:.0%}" for r in RATIOS)):
         ratios.add_column(name, justify="left" if name == "group" else "right", overflow="fold")
     for name, curve in found.ratios.items():
-        ratios.add_row(name, *(f"{curve[r]:.1e}" for r in RATIOS))
+        ratios.add_row(escape(name), *(f"{curve[r]:.1e}" for r in RATIOS))
     return [bits, ratios]
 
 
@@ -159,13 +162,13 @@ def profiles_table(profiles: list[HardwareProfile]) -> Table:
     for name in ("name", "kind", "latencies are", "precisions", "exploits", "what it is"):
         table.add_column(name, overflow="fold")
     for p in sorted(profiles, key=lambda p: (p.kind, p.name)):
-        table.add_row(p.name, p.kind, label(p), " ".join(p.precisions), " ".join(p.exploits), p.title)
+        table.add_row(p.name, p.kind, label(p), " ".join(p.precisions), " ".join(p.exploits), escape(p.title))
     return table
 
 
 def status_lines(found: dict[str, Any]) -> list[str]:
     counts, driver = found["counts"], found["driver"]
-    lines = [f"{found['run']}: " + (f"driver alive on {driver['host']}, pid {driver['pid']}"
+    lines = [f"{escape(found['run'])}: " + (f"driver alive on {driver['host']}, pid {driver['pid']}"
                                     if driver["alive"] else "no driver; `pared resume` goes on"),
              f"  {counts['complete']} done, {counts['refused']} refused, {counts['failed']} failed, "
              f"{counts['running']} running of {found['target']}; front {found['front']}",
@@ -183,12 +186,12 @@ def status_lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"  copied to {copy['url']}, {copy['bytes'] / 1e3:.0f} kB of journal" + (
             f"; [yellow]behind for {copy['behind_s']:.0f} s[/], tried again: {copy['error']}"
             if copy["error"] else ""))
-    return lines + [f"  trial {r['trial']}: {r['doing']}, {r['age_s']:.0f} s, on {r['node']} "
-                    f"(pid {r['pid']}), {r['recipe']}" for r in found["running"]]
+    return lines + [escape(f"  trial {r['trial']}: {r['doing']}, {r['age_s']:.0f} s, on {r['node']} "
+                           f"(pid {r['pid']}), {r['recipe']}") for r in found["running"]]
 
 
 def _front(run: Run, profile: str) -> Table:
-    table = Table(title=f"Pareto set of {run.place} on {profile}", title_justify="left")
+    table = Table(title=f"Pareto set of {escape(run.place)} on {profile}", title_justify="left")
     evidence = label(run.config.machine(profile))
     energy = f"energy_mj@{profile}"
     shown = run.front(profile)
@@ -206,7 +209,7 @@ def _front(run: Run, profile: str) -> Table:
 
 def _row(candidate: Candidate, profile: str) -> list[str]:
     test = f"{candidate.test.value:.4f}" if candidate.test else "-"
-    return [str(candidate.trial), candidate.recipe.label, f"{candidate.accuracy(profile).value:.4f}",
+    return [str(candidate.trial), escape(candidate.recipe.label), f"{candidate.accuracy(profile).value:.4f}",
             _interval(candidate.drop) if candidate.recipe.steps else "-", test,
             *_times(candidate, profile), f"{candidate.metrics['size_bytes'].value / 1e3:.0f}"]
 

@@ -30,8 +30,7 @@ def owned(run: Path) -> Iterator[None]:
     fd = os.open(run / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         if not _seized(fd):
-            pid = os.pread(fd, 32, 0).decode() or "unknown"
-            raise RunError(f"{run} is owned by a live driver, pid {pid}")
+            raise RunError(f"{run} is owned by a live driver, pid {_pid(fd) or 'unknown'}")
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)
         yield
@@ -48,11 +47,16 @@ def owner(run: Path) -> int | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        text = os.pread(fd, 32, 0).decode()
-        return int(text) if text.isdigit() else None
+        return _pid(fd)
     finally:
         os.close(fd)
     return None
+
+
+def _pid(fd: int) -> int | None:
+    """What an owner wrote of itself."""
+    text = os.pread(fd, 32, 0)
+    return int(text) if text.isdigit() else None
 
 
 def _seized(fd: int) -> bool:

@@ -8,13 +8,13 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from ..errors import BudgetError, ConfigError, RunError, unknown
+from ..errors import BudgetError, ConfigError, RecipeError, RunError, unknown
 from ..evaluators.accuracy import Drop
 from ..evaluators.artifact import Store
 from ..evaluators.devices.table import TableDevice
 from ..evaluators.measurement import Measurement
 from ..evaluators.subjects.find import find
-from ..spaces.recipe import from_json
+from ..spaces.recipe import Recipe, from_json
 from ..spaces.sensitivity import Sensitivity
 from ..spaces.sensitivity import from_json as sensitivity_from_json
 from ..spaces.subject import Subject
@@ -105,7 +105,7 @@ class Run:
         for name in self.store.cards("sensitivity-"):
             with suppress(ValueError, RunError):  # a damaged one is none
                 plain = self.store.get_card(name)
-                if plain["untouched"] == self.untouched.sha256:
+                if plain.get("untouched") == self.untouched.sha256:
                     return sensitivity_from_json(plain)
         return None
 
@@ -212,7 +212,8 @@ class Run:
         """Share of the trials' time that shared and remembered trainings saved, 0-1."""
         ended = [t.user_attrs for t in self.trials if book.ENDED in t.user_attrs]
         saved = sum(float(notes[book.OUTCOME].get("saved_s", 0.0)) for notes in ended)
-        spent = sum(float(notes[book.ENDED] - notes.get(book.STARTED, notes[book.ENDED])) for notes in ended)
+        times = ((notes[book.ENDED], notes.get(book.STARTED, notes[book.ENDED])) for notes in ended)
+        spent = sum(max(0.0, end - start) for end, start in times)
         return saved / (saved + spent) if saved else 0.0
 
     def _candidate(self, trial: FrozenTrial) -> Candidate:
@@ -222,22 +223,30 @@ class Run:
         again = {n: Measurement.from_json(m) for n, m in final["metrics"].items()}
         test = again.pop("accuracy", None)
         known = self._with_tables({**metrics, **again}, outcome["sha256"])
+        lacking = {name: "no figure" for name in self.config.names
+                   if f"latency_ms@{name}" not in known.metrics}
         return Candidate(
             run=self.path,
             store=self.store.url,
             trial=trial.number,
-            recipe=from_json(trial.user_attrs[book.RECIPE]),
+            recipe=self._recipe(trial),
             sha256=outcome["sha256"],
             metrics=known.metrics,
             drop=Drop(**outcome["drop"]),
             size_only=outcome["size_only"],
-            absent={**outcome.get("absent", {}), **known.absent},
+            absent={**lacking, **outcome.get("absent", {}), **known.absent},
             shipped=outcome.get("shipped", {}),
             remarks=outcome.get("remarks", {}),
             told=tuple(outcome.get("notes", ())),
             test=test,
             test_drop=Drop(**final["drop"]) if test else None,
         )
+
+    def _recipe(self, trial: FrozenTrial) -> Recipe:
+        try:
+            return from_json(trial.user_attrs[book.RECIPE])
+        except RecipeError as error:
+            raise RunError(f"{self.path}: trial {trial.number} is damaged: {error}") from error
 
     @cached_property
     def _tables(self) -> dict[str, TableDevice]:
@@ -276,7 +285,7 @@ class Run:
         started = min((t.user_attrs[book.STARTED] for t in self.trials if book.STARTED in t.user_attrs),
                       default=0.0)
         by_trial = {c.trial: c for c in self.candidates}
-        ended = [Ended(t.number, from_json(t.user_attrs[book.RECIPE]).label,
+        ended = [Ended(t.number, self._recipe(t).label,
                        t.user_attrs[book.ENDED] - started, t.user_attrs[book.OUTCOME]["state"],
                        t.user_attrs[book.OUTCOME]["reason"], by_trial.get(t.number))
                  for t in self.trials if book.ENDED in t.user_attrs]

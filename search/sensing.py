@@ -83,7 +83,7 @@ def found(
 
 def _kept(cache: Cache, name: str) -> Sensitivity | None:
     entry = cache.get(name)
-    with suppress(RunError, ValueError):  # one that cannot be read is measured again
+    with suppress(RunError, ValueError, RecursionError):  # one that cannot be read is measured again
         return from_json(json.loads(entry.content)) if entry else None
     return None
 

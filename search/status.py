@@ -1,6 +1,5 @@
 """How a run is doing: a small file the driver keeps fresh, and the journal for the rest."""
 
-import json
 import os
 import socket
 import time
@@ -9,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from ..evaluators.folder import Folder
 from . import mirror
@@ -21,6 +22,39 @@ from .run import STATUS, Run
 from .workers.meters import Meters
 
 EVERY_S = 1.0
+
+
+class _Running(BaseModel):
+    """A trial that is out, as the driver last told."""
+
+    trial: int
+    recipe: str
+    age_s: float
+    attempt: int
+    doing: str
+    node: str
+    pid: int
+
+
+class _Live(BaseModel):
+    """What is read of `status.json`."""
+
+    started: float | None = None
+    running: list[_Running] = []
+    busy_share: float | None = None
+    workers: int | None = None
+    queues: dict[str, int] = {}
+    silent_nodes: list[str] = []
+    dashboard: str = ""
+
+
+class _Copied(BaseModel):
+    """What is read of how far the copy in a store is."""
+
+    url: str
+    bytes: int
+    error: str
+    time: float
 
 
 @contextmanager
@@ -76,20 +110,21 @@ def status(place: str | Path) -> dict[str, Any]:
     """
     run = mirror.at(place)
     counts, driver = run.counts(), _driver(run)
-    live = _read(run.path / STATUS)
+    live = _live(run.path / STATUS)
     ended = counts.complete + counts.refused + counts.failed
     rate = _per_hour(run)
-    search, elapsed = run.config.search, time.time() - live.get("started", time.time())
+    search, elapsed = run.config.search, time.time() - (live.started or time.time())
     alive = driver["alive"]
     eta = left_s(search.trials - ended, rate / 3600, search.timeout, elapsed) if rate and alive else None
     return {
         "run": run.place, "driver": driver,
         "counts": asdict(counts), "target": search.trials,
-        "running": live.get("running", []) if alive else [],
+        "running": [each.model_dump() for each in live.running] if alive else [],
         "trials_per_hour": rate, "eta_s": None if eta is None else round(eta),
         "front": len(run.front()) if run.candidates else 0, "saved_share": round(run.saved, 3),
-        "busy_share": live.get("busy_share"), "workers": live.get("workers"),
-        **{name: live[name] for name in ("queues", "silent_nodes", "dashboard") if alive and name in live},
+        "busy_share": live.busy_share, "workers": live.workers,
+        "queues": live.queues if alive else {}, "silent_nodes": live.silent_nodes if alive else [],
+        "dashboard": live.dashboard if alive else "",
         "copy": _copy(run),
     }
 
@@ -104,16 +139,19 @@ def _driver(run: Run) -> dict[str, Any]:
 
 def _copy(run: Run) -> dict[str, Any] | None:
     """How far the copy in its store is; None where there is none, or where it is what is read."""
-    found = _read(run.path / mirror.COPY)
-    return {**found, "behind_s": round(time.time() - found["time"], 1)} if found else None
-
-
-def _read(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError:
-        return {}
-    return found
+        found = _Copied.model_validate_json((run.path / mirror.COPY).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return {**found.model_dump(), "behind_s": round(time.time() - found.time, 1)}
+
+
+def _live(file: Path) -> _Live:
+    """Nothing where the file is missing or damaged: it is only for people, and written again each second."""
+    try:
+        return _Live.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return _Live()
 
 
 def _per_hour(run: Run) -> float | None:

@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import RunError
-from . import database
+from . import database, notes
 from .config import RunConfig
 from .journal import NAME, SingleWriterJournal
 from .records import Outcome, Untouched
@@ -84,12 +84,13 @@ def begun(run: Path) -> bool:
 
 
 def loaded(run: Path, storage: str | None = None) -> optuna.Study:
-    """The study for reading, also while a driver writes. Raises RunError: no run there."""
+    """The study for reading, also while a driver writes. Raises RunError: no run there, or a damaged one."""
     if not begun(run):
         raise RunError(f"{run} is not a run: it has no {NAME}; `pared search` makes one")
     study = _found(run, storage)
     if study is None:
         raise RunError(f"{run} holds no study yet")
+    _check(study, str(run / NAME))
     return study
 
 
@@ -97,13 +98,29 @@ def _found(run: Path, storage: str | None) -> optuna.Study | None:
     """None where the driver that began the run died before it made the study."""
     if storage:
         return database.found(run, storage)
-    try:
-        backend = JournalStorage(JournalFileBackend(str(run / NAME)))
-        return optuna.load_study(study_name=STUDY, storage=backend)
-    except KeyError:
+    replayed = _replayed(run / NAME)
+    if STUDY not in (made.study_name for made in replayed.get_all_studies()):
         return None
-    except ValueError as error:
-        raise RunError(f"{run / NAME} is damaged: {error}") from error
+    return optuna.load_study(study_name=STUDY, storage=replayed)
+
+
+def _check(study: optuna.Study, where: str) -> None:
+    """Raises RunError: something in it is not as pared writes it."""
+    notes.check_study(where, study.user_attrs)
+    for trial in study.get_trials(deepcopy=False):
+        place = f"{where}, trial {trial.number}"
+        if trial.state == TrialState.COMPLETE:
+            notes.check_complete(place, trial.user_attrs, trial.values, len(study.directions))
+        else:
+            notes.check_trial(place, trial.user_attrs)
+
+
+def _replayed(journal: Path) -> JournalStorage:
+    """Raises RunError: damaged. Optuna takes what a line says for granted, so anything may go wrong."""
+    try:
+        return JournalStorage(JournalFileBackend(str(journal)))
+    except Exception as error:
+        raise RunError(f"{journal} is damaged: {type(error).__name__}: {error}{notes.REMEDY}") from error
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, outcome: Outcome, names: list[str]) -> None:
@@ -164,7 +181,7 @@ def keep_untouched(study: optuna.Study, found: Untouched) -> None:
 
 def final_key(sha256: str) -> str:
     """The study attribute that holds what the final scoring of an artefact gave."""
-    return f"final:{sha256}"
+    return f"{notes.FINAL}{sha256}"
 
 
 def real(trials: list[FrozenTrial]) -> list[FrozenTrial]:

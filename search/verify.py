@@ -5,13 +5,14 @@ from statistics import median
 
 import onnx
 
-from ..errors import RunError
+from ..errors import CandidateError, GateError, RunError
 from ..evaluators import accuracy
 from ..evaluators.artifact import Store
 from ..evaluators.devices import SHIPPED
 from ..evaluators.lane import Lane
 from ..evaluators.latency import THOROUGH, compare
 from ..evaluators.runtimes import runtime
+from ..hardware_profiles.optimised import parsed
 from ..hardware_profiles.profile import HardwareProfile
 from ..spaces.subject import Subject, example_inputs
 from .candidate import Candidate
@@ -42,7 +43,7 @@ def verify(
     here = next((p for p in profiles if p.backend.kind == "host" and candidate.runs_on([p.name])), None)
     try:
         return _checked(candidate, untouched, subject, here)
-    except RunError as error:  # the file is missing or changed
+    except (RunError, CandidateError) as error:  # the file is missing, changed, or never was a model
         return Check(candidate.trial, candidate.sha256, problem=str(error))
 
 
@@ -51,7 +52,7 @@ def _checked(
 ) -> Check:
     store = Store(candidate.store)
     file = store.get(candidate.sha256)
-    onnx.checker.check_model(onnx.load_from_string(file))
+    _check_model(file)
     session = runtime("onnxruntime").load(file, 1)
     again = float(accuracy.scores(session, subject.split("validation"), subject).mean())
     reported = candidate.metrics["accuracy"].value
@@ -64,6 +65,14 @@ def _checked(
     if abs(now / was - 1) > TOLERANCE:
         problems.append(f"latency ratio {now:.3f}, reported {was:.3f}")
     return Check(candidate.trial, candidate.sha256, again, reported, now, was, "; ".join(problems))
+
+
+def _check_model(file: bytes) -> None:
+    """Raises GateError where the file is not ONNX by its standard."""
+    try:
+        onnx.checker.check_model(parsed(file))
+    except onnx.checker.ValidationError as error:
+        raise GateError(f"not valid ONNX: {str(error)[:400]}") from error
 
 
 def _shipped(candidate: Candidate, store: Store, subject: Subject) -> list[str]:

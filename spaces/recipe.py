@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from hashlib import sha256
-from typing import Any
+from typing import Any, get_args, get_origin
 
-from ..errors import RecipeError, unknown
+from ..errors import RecipeError, shown, unknown
 from . import legal
 from .passes import FILE, MODULE, PASSES, TRAINING, TUNING
 from .passes._base import Step
@@ -81,18 +81,38 @@ def from_json(text: str) -> Recipe:
     try:
         data = json.loads(text)
         if data["version"] != VERSION:
-            raise RecipeError(f"recipe version {data['version']!r}, this pared reads {VERSION}")
+            raise RecipeError(f"recipe version {shown(data['version'])}, this pared reads {VERSION}")
         return Recipe(tuple(_step(dict(entry)) for entry in data["steps"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise RecipeError(f"not a recipe: {error!r}") from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise RecipeError(f"not a recipe: {str(error)[:400]} (in {shown(text)})") from error
 
 
 def _step(entry: dict[str, Any]) -> Step:
+    """Raises what `from_json` catches where a field is missing, strange or of another type."""
     name = entry.pop("pass")
-    if name not in PASSES:
-        raise RecipeError(unknown("technique", name, PASSES))
-    step: Step = PASSES[name].step(**{key: _frozen(value) for key, value in entry.items()})
+    if not isinstance(name, str) or name not in PASSES:
+        raise RecipeError(unknown("technique", shown(name), PASSES))
+    settings = {key: _frozen(value) for key, value in entry.items()}
+    json.dumps(settings, ensure_ascii=False, allow_nan=False).encode()  # finite, and no half characters
+    step: Step = PASSES[name].step(**settings)
+    for field in fields(step):
+        if not _is(value := getattr(step, field.name), field.type):
+            raise TypeError(f"{name}: {field.name} is {shown(value)}, it must be {field.type}")
     return step
+
+
+def _is(value: object, kind: Any) -> bool:
+    """Whether a value is of the type of a field: text, a number, yes or no, or a tuple of such."""
+    if get_origin(kind) is not tuple:
+        if type(value) is int:
+            return kind in (int, float) and abs(value) < 2**53
+        return type(value) is kind
+    parts, size = get_args(kind), len(value) if isinstance(value, tuple) else -1
+    if parts[-1] is ...:
+        parts = parts[:1] * size
+    elif getattr(parts[-1], "__unpacked__", False):  # (str, *tuple[float, ...])
+        parts = parts[:-1] + get_args(parts[-1])[:1] * (size - len(parts) + 1)
+    return isinstance(value, tuple) and len(parts) == size and all(map(_is, value, parts))
 
 
 def _settings(step: Step) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """How much each layer minds: what the outputs lose when one layer alone has fewer bits or is narrower."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..errors import RunError
-from ..hardware_profiles.kernel import Kernel
+from ..errors import RunError, shown
+from ..hardware_profiles.kernel import BYTES, Kernel
 
 BITS = (8, 4, 3, 2)
 RATIOS = (0.25, 0.5, 0.75)
@@ -53,18 +54,36 @@ def from_json(plain: Mapping[str, Any]) -> Sensitivity:
     """What `to_json` gave, also after a round trip through text. Raises RunError: something else."""
     try:
         if plain["format"] != FORMAT:
-            raise RunError(f"sensitivities of format {plain['format']!r}, this pared reads {FORMAT}")
-        return Sensitivity(
+            raise RunError(f"sensitivities of format {shown(plain['format'])}, this pared reads {FORMAT}")
+        return _whole(Sensitivity(
             {name: {int(bits): float(rise) for bits, rise in row.items()}
              for name, row in plain["bits"].items()},
             {name: {float(ratio): float(rise) for ratio, rise in row.items()}
              for name, row in plain["ratios"].items()},
             {name: float(rise) for name, rise in plain["int8"].items()},
-            {name: _layer(row) for name, row in plain["layers"].items()}, int(plain["examples"]))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"these are no sensitivities: {error!r}") from error
+            {name: _layer(row) for name, row in plain["layers"].items()}, int(plain["examples"])))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RunError(f"these are no sensitivities: {type(error).__name__}: {str(error)[:400]}") from error
+
+
+def _whole(found: Sensitivity) -> Sensitivity:
+    """Raises ValueError: a column is missing, a rise is no number, a name has half characters."""
+    rows = [(row, BITS) for row in found.bits.values()] + [(row, RATIOS) for row in found.ratios.values()]
+    if any(set(row) != set(columns) for row, columns in rows) or found.int8.keys() != found.bits.keys():
+        raise ValueError(f"each layer has a rise at {BITS} bits and at int8, each group at {RATIOS}")
+    rises = [*found.int8.values(), *(rise for row, _ in rows for rise in row.values())]
+    if not all(math.isfinite(rise) for rise in rises):
+        raise ValueError("a rise is not a finite number")
+    "".join((*found.bits, *found.ratios, *found.layers)).encode()
+    return found
 
 
 def _layer(row: Mapping[str, Any]) -> Layer:
-    return Layer(row["operator"], int(row["outputs"]), int(row["inputs"]),
-                 tuple(Kernel(**kernel) for kernel in row["kernels"]))
+    return Layer(str(row["operator"]), int(row["outputs"]), int(row["inputs"]),
+                 tuple(_kernel(**kernel) for kernel in row["kernels"]))
+
+
+def _kernel(op: str, dtype: str = "", **counts: int) -> Kernel:
+    if dtype not in BYTES:
+        raise ValueError(f"dtype {shown(dtype)}, known: {', '.join(filter(None, BYTES))}")
+    return Kernel(str(op), dtype=dtype, **{name: int(count) for name, count in counts.items()})

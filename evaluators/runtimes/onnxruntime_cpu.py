@@ -65,14 +65,20 @@ class OrtSession:
         assigned = _assigned(self._session)
         self.provider_share = _shares(assigned, first)
         check_share(self.provider_share, first, least, _operators(assigned, first))
-        self.inputs = tuple(value.name for value in self._session.get_inputs())
-        self._output = self._session.get_outputs()[0].name
-        batch = self._session.get_inputs()[0].shape[0]
+        given, made = self._session.get_inputs(), self._session.get_outputs()
+        if not given or not made or not given[0].shape:
+            raise GateError("the file has no input with a batch dimension, or no output")
+        self.inputs, self._output = tuple(value.name for value in given), made[0].name
+        batch = given[0].shape[0]
         self.fixed_batch = batch if isinstance(batch, int) else None
 
     def run(self, inputs: tuple[Array, ...]) -> Array:
-        feed = dict(zip(self.inputs, inputs, strict=True))
-        result: Array = self._session.run([self._output], feed)[0]
+        """Raises GateError where the file does not take them, or fails on them."""
+        try:
+            feed = dict(zip(self.inputs, inputs, strict=True))
+            result: Array = self._session.run([self._output], feed)[0]
+        except Exception as error:  # the runtime's own exception types are not exported
+            raise GateError(f"ONNX Runtime cannot run the file: {str(error)[:400]}") from error
         return result
 
     def bound(self, inputs: tuple[Array, ...]) -> Callable[[], None]:

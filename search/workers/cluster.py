@@ -2,19 +2,24 @@
 
 import logging
 import os
+import signal
+import socket
+import threading
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 
-from ...errors import ConfigError
+from ...errors import ConfigError, UserError
 from ...hardware_profiles.backend import Node
 from ...hardware_profiles.profile import HardwareProfile
 from .code import shipped
 from .faults import first_line
 
-LOCAL = "local"
+LOCAL, CLIENT = "local", "ray://"
+HEADLESS_S = 30.0  # a head that is restarted with its state has so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ def connect(address: str, slots: int | None, code: Iterable[str]) -> bool:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR,
                               "configure_logging": True}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address == LOCAL:
             ray.init(address=LOCAL, num_cpus=slots or os.cpu_count(), include_dashboard=False, **common)
@@ -65,7 +71,34 @@ def connect(address: str, slots: int | None, code: Iterable[str]) -> bool:
         raise ConfigError(f"cluster.address {address!r}: {first_line(error)}; allowed: local, auto, and "
                           "HOST:PORT or ray://HOST:PORT of a running Ray cluster (RAY_AUTH_MODE=token where "
                           "it asks for one)") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the process at once
     return True
+
+
+class Head:
+    """Whether the head of the cluster is there. Asked in vain, Ray ends this process after a minute.
+
+    Ray Client has a connection to it, and tells when that breaks.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = "" if address.startswith(CLIENT) else ray.get_runtime_context().gcs_address
+        self._seen = time.monotonic()
+
+    def answers(self) -> bool:
+        """Raises UserError: it has not for HEADLESS_S."""
+        host, _, port = self._address.rpartition(":")
+        try:
+            if host:
+                socket.create_connection((host, int(port)), timeout=1.0).close()
+        except OSError as error:
+            if time.monotonic() - self._seen > HEADLESS_S:
+                raise UserError(f"the head of the cluster, {self._address}, is gone ({error}); `pared resume "
+                                "DIR` goes on, with --address on another cluster") from error
+            return False
+        self._seen = time.monotonic()
+        return True
 
 
 def nodes() -> list[dict[str, Any]]:

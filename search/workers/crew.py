@@ -16,10 +16,12 @@ from ...errors import ParedError
 from ...evaluators.devices import Reading
 from ...hardware_profiles.profile import HardwareProfile
 from . import lanes
-from .cluster import LOCAL, Needs, check_fits, connect, slots
+from .cluster import LOCAL, Head, Needs, check_fits, connect, slots
 from .code import arrive, import_path
 from .faults import Fault, Kind, result_of
 from .nodes import SILENT_S, NodeWatch
+
+EVERY_S = 1.0  # how often the cluster is looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +70,13 @@ class Crew:
         self._running: dict[Any, _Ticket] = {}  # by ref
         self._tickets = count()
         self._watch = NodeWatch()
-        self._slots, self._counted = slots(self._needs), time.monotonic()
+        self._head, self._reached, self._looked = Head(address), True, time.monotonic()
+        self._slots = slots(self._needs)
 
     @property
     def workers(self) -> int:
         """Tasks at a time: as many as were asked for, or as the nodes hold that are there now."""
-        return self._asked or self._slots
+        return (self._asked or self._slots) if self._reached else 0
 
     @property
     def dashboard(self) -> str:
@@ -108,7 +111,7 @@ class Crew:
     def wait(self, timeout_s: float) -> list[tuple[int, Any]]:
         """What finished, oldest first: (key, result or Fault); waits at most `timeout_s`."""
         self._look()
-        if not self._running:
+        if not self._running or not self._reached:
             time.sleep(timeout_s)
             return []
         done, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
@@ -135,6 +138,8 @@ class Crew:
 
     def notes(self) -> Mapping[int, Note]:
         """What the running tasks last said, by key."""
+        if not self._reached:
+            return {}
         numbers = {ticket.number: ticket.key for ticket in self._running.values()}
         try:
             notes: Mapping[int, Note] = ray.get(self._board.read.remote(list(numbers)), timeout=2)
@@ -159,10 +164,14 @@ class Crew:
                 ray.kill(actor)
 
     def _look(self) -> None:
-        """Who is there now; nodes that join are used at once."""
-        self._watch.look()
-        if time.monotonic() - self._counted > 1.0:
-            self._slots, self._counted = slots(self._needs, self._watch.silent), time.monotonic()
+        """Who is there now; nodes that join are used at once. Raises UserError: the head is gone."""
+        if time.monotonic() - self._looked < EVERY_S:
+            return
+        self._looked = time.monotonic()
+        self._reached = self._head.answers()
+        if self._reached:
+            self._watch.look()
+            self._slots = slots(self._needs, self._watch.silent)
 
     def _lost(self) -> list[tuple[int, Any]]:
         """Tasks on nodes that do not answer, or that may be there; dropped."""

@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .cluster import nodes
 
-EVERY_S, SILENT_S, STARTING_S = 2.0, 15.0, 60.0
+SILENT_S, STARTING_S = 15.0, 60.0  # how long an answer may take; the first one
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
@@ -47,14 +47,9 @@ class NodeWatch:
     alive: set[str] = field(default_factory=set)
     silent: set[str] = field(default_factory=set)
     _known: dict[str, _Node] = field(default_factory=dict)
-    _looked: float = 0.0
 
     def look(self) -> None:
-        """At most every EVERY_S."""
         now = time.monotonic()
-        if now - self._looked < EVERY_S:
-            return
-        self._looked = now
         self.alive = {node["NodeID"] for node in nodes()}
         for name in self._known.keys() - self.alive:
             del self._known[name]

@@ -95,7 +95,9 @@ def test_runs_share_a_database_and_not_a_study(storage: str, tmp_path: Path) -> 
             trial.set_user_attr("of", name)
             trial.set_constraint("budgets", -1.0)
             study.tell(trial, [0.5, 1e9, 3.0])
-            seen = book.loaded(run, storage).trials
+            found = database.found(run, storage)
+            assert found is not None
+            seen = found.trials
             assert [t.user_attrs["of"] for t in seen] == [name] and seen[0].values == [0.5, 1e9, 3.0]
         assert not (run / "journal.log").exists() and "hush" not in (run / database.NAME).read_text()
     with book.opened(run, made(storage), optuna.samplers.RandomSampler(seed=0)) as (study, _):
