@@ -111,7 +111,7 @@ def case(workers: int, trial_s: float, trials: int, who: str) -> dict[str, Any]:
     ray.init(address="local", num_cpus=ACTORS, include_dashboard=False, log_to_driver=False)
     profiles = (load("host-cpu"),)
     config = build({"model": "a:b", "search": {"trials": trials, "sampler": who}}, {}, "scale")
-    recipes = space.build(Scope(("stage1", "stage2", "stage3"), {"Conv": 0.9, "Gemm": 0.1}, profiles), {})
+    recipes = space.build(Scope(tuple(f"stage{i}" for i in range(8)), {"Conv": 0.9, "Gemm": 0.1}, profiles), {})
     with tempfile.TemporaryDirectory() as folder:
         run, crew = Path(folder), Sleepers(workers, trial_s)
         bench = Bench(type("S", (), {"name": "sleeping"})(), profiles, str(run / "artifacts"), 1, 0, "", {}, {},

@@ -6,13 +6,15 @@ A normal Optuna journal, so `optuna.load_study` and the dashboard read it.
 import fcntl
 import json
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import sleep
 from typing import Any
 
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import RunError
 
@@ -131,6 +133,35 @@ class SingleWriterJournal(JournalFileBackend):
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+class Storage(JournalStorage):
+    """In a journal; knows which trials wait, so that asking does not look through all."""
+
+    def __init__(self, journal: SingleWriterJournal) -> None:
+        super().__init__(journal)
+        waiting = (TrialState.WAITING,)
+        self._waiting = {trial._trial_id for study in self.get_all_studies()
+                         for trial in super().get_all_trials(study._study_id, deepcopy=False, states=waiting)}
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        made = super().create_new_trial(study_id, template_trial)
+        if template_trial is not None and template_trial.state == TrialState.WAITING:
+            self._waiting.add(made)
+        return made
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        self._waiting.discard(trial_id)
+        return super().set_trial_state_values(trial_id, state, values)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        if states == (TrialState.WAITING,):
+            return [self.get_trial(trial_id) for trial_id in sorted(self._waiting)]
+        return super().get_all_trials(study_id, deepcopy, states)
 
 
 def drop_torn_tail(path: Path) -> None:

@@ -35,9 +35,12 @@ class Flight:
     deadline: float = 0.0
     submitted: float = 0.0
     prefix: str = field(init=False)
+    values: Values = field(init=False)  # a copy at each asking costs time
+    file: str | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.prefix = self.recipe.prefix.digest
+        self.values, self.file = self.trial.params, self.trial.user_attrs.get(book.FILE)
 
 
 class Proposals:
@@ -121,8 +124,7 @@ class Proposals:
     def job(self, flight: Flight) -> Job:
         """As it goes out now."""
         trained, trained_s = self.trained.get(flight.prefix, (None, 0.0))
-        return Job(flight.trial.number, flight.recipe.json, trained, trained_s,
-                   flight.trial.user_attrs.get(book.FILE), flight.attempt)
+        return Job(flight.trial.number, flight.recipe.json, trained, trained_s, flight.file, flight.attempt)
 
     def trains(self, flight: Flight) -> bool:
         return flight.recipe.trains and flight.prefix not in self.trained
@@ -136,12 +138,11 @@ class Proposals:
 
     def told(self, flight: Flight, outcome: Outcome) -> None:
         """What its end means for others: variants of what it trained, trainings that go on."""
-        values = flight.trial.params
-        self.note(flight.recipe, values, outcome.to_json())
+        self.note(flight.recipe, flight.values, outcome.to_json())
         for promoted in self.promotions.due():
             self._enqueue(promoted, "promotion")
-        if outcome.trained and not self.promotions.is_begun(values):
-            for sibling in self.space.siblings(values):
+        if outcome.trained and not self.promotions.is_begun(flight.values):
+            for sibling in self.space.siblings(flight.values):
                 self._enqueue(sibling, "sibling")
 
     def note(self, recipe: Recipe, values: Values, outcome: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ..errors import RunError
 from . import database, notes
 from .config import RunConfig
-from .journal import NAME, SingleWriterJournal
+from .journal import NAME, SingleWriterJournal, Storage
 from .records import Outcome, Untouched
 
 Group = Callable[[], AbstractContextManager[None]]
@@ -73,7 +73,7 @@ def _written(run: Path, storage: str | None) -> Iterator[tuple[BaseStorage, str,
         return
     backend = SingleWriterJournal(run / NAME)
     try:
-        yield JournalStorage(backend), STUDY, backend.group
+        yield Storage(backend), STUDY, backend.group
     finally:
         backend.close()
 

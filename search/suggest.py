@@ -76,4 +76,4 @@ def front(
 
     distributions = {name: distribution(knob) for name, knob in space.knobs.items()}
     return FrontSampler(distributions, objectives, left, seed=seed, active=active,
-                        switches=deciding, fidelity=fidelity)
+                        switches=deciding, fidelity=fidelity, same=lambda values: space.decode(values).digest)

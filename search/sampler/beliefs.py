@@ -80,7 +80,7 @@ class Beliefs:
             return *guess.predict(at), y
         believed = y.copy()
         believed[waiting] = guess.predict(known[waiting])[0]
-        both = np.concatenate([used, waiting])
+        both = np.concatenate([used, waiting[-USED:]])
         return *Surrogate(known[both], believed[both], noise[both], settings).predict(at), believed
 
     def _settings(self, i: int, y: Rows, noise: Rows, few: Levels, told: int, known: Inputs) -> Settings:

@@ -11,10 +11,11 @@ from optuna.trial import FrozenTrial
 from . import activity, gain, plan
 from .activity import Active
 from .beliefs import Beliefs
-from .candidates import Candidates
+from .candidates import Candidates, Exhausted
 from .costs import Cost, Costs
 from .fidelity import Fidelity
 from .history import History, read
+from .identity import Identity, Same
 from .vectors import Params, Rows, Vectors
 
 START, TOLD = 8, 3  # trials spread over the range of costs, and told, before a surrogate is asked
@@ -39,6 +40,8 @@ class FrontSampler(optuna.samplers.BaseSampler):
     budgets: upper limits on what `cost` gives.
     active: a parameter set -> the names that a trial with it asks for; learned from the trials if not given.
     switches: the parameters that `active` depends on; all of them if not given.
+    same: a parameter set (without what it does not ask for) -> what it stands for; of several parameter sets
+        that stand for the same, one is proposed.
     fidelity: a number among the parameters of which more is better and dearer, such as epochs. Proposals are
         made at the least of it and judged by what they are expected to be at the most; going on with the
         promising ones, by trials with more of it, is left to the caller.
@@ -57,6 +60,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         seed: int | None = None,
         active: Active | None = None,
         switches: Collection[str] = (),
+        same: Same | None = None,
         fidelity: str | None = None,
     ) -> None:
         wrong = {name: way for name, way in objectives.items() if way not in ("maximize", "minimize")}
@@ -68,6 +72,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         self._fidelity = _fidelity(fidelity, self._vectors)
         self._costs = Costs(cost, self._vectors, self._budgets)
         self._active = activity.told(active, self._vectors, switches or self._space) if active else None
+        self._identity = Identity(same, self._vectors)
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self._proposed: dict[int, Params] = {}
         self._rows: dict[int, Rows] = {}
@@ -117,6 +122,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
     def _propose(self, history: History, number: int) -> Rows:
         """(k, d): one, or several where there are many trials already."""
         dice, count = np.random.default_rng([self._seed, number]), plan.length(history.told)
+        self._identity.note(history.tried)
         history = history.thinned(MOST)
         rows, costs = self._renewed(history).of(history, dice)
         if len(history.order) < TOLD or len(history.rows) < START:
@@ -126,8 +132,8 @@ class FrontSampler(optuna.samplers.BaseSampler):
         bold = BOLD if len(history.rows) > LATE and number % EVERY == 0 else 1.0
         anywhere = bool(self._budgets) and number % EVERY != 1
         gains = self._gains(history, rows, costs, bold, anywhere)
-        found: Rows = rows[plan.apart(gains, self._vectors.embed(rows), count)]
-        return found
+        points = self._vectors.embed(rows)
+        return _some(rows[plan.apart(gains, points, count, lambda i: self._identity.takes(rows[i]))])
 
     def _renewed(self, history: History) -> Candidates:
         """Drawn anew when it turns out which parameters trials ask for."""
@@ -139,12 +145,14 @@ class FrontSampler(optuna.samplers.BaseSampler):
 
     def _begun(self, rows: Rows, costs: Rows, before: int, count: int, dice: np.random.Generator) -> Rows:
         """The first ones, each another, after `before` trials."""
-        found: list[Rows] = []
-        for i in range(before, before + min(count, len(rows))):
-            at = self._spread(rows, costs, i, dice)
-            found.append(rows[at])
-            rows, costs = np.delete(rows, at, axis=0), np.delete(costs, at, axis=0)
-        return np.array(found)
+        left, found = np.ones(len(rows), bool), list[int]()
+        while len(found) < count and left.any():
+            at = np.flatnonzero(left)
+            chosen = int(at[self._spread(rows[at], costs[at], before + len(found), dice)])
+            left[chosen] = False
+            if self._identity.takes(rows[chosen]):
+                found.append(chosen)
+        return _some(rows[found])
 
     def _spread(self, rows: Rows, costs: Rows, count: int, dice: np.random.Generator) -> int:
         """From one of START equal parts of a known cost's range; often the one that computes most there."""
@@ -187,6 +195,13 @@ class FrontSampler(optuna.samplers.BaseSampler):
         mean, spread, within = mean[: len(rows)], spread[: len(rows)], within[: len(rows)]
         spread[:, axis] *= bold
         return within * gain.expected(losses, mean, spread, axis, anywhere)
+
+
+def _some(rows: Rows) -> Rows:
+    """Raises Exhausted where there are none."""
+    if not len(rows):
+        raise Exhausted("no candidate that is new was found within the budgets")
+    return rows
 
 
 def _fidelity(name: str | None, vectors: Vectors) -> Fidelity:

@@ -1,5 +1,7 @@
 """Several proposals from one look at what was found, for when trials end faster than a surrogate is asked."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,16 +19,18 @@ def length(told: NDArray[np.bool_]) -> int:
     return max(1, len(told) // TRIALS, int((~told).sum()) // PENDING)
 
 
-def apart(gains: Rows, points: Rows, count: int) -> Levels:
+def apart(gains: Rows, points: Rows, count: int, takes: Callable[[int], bool]) -> Levels:
     """Indices of at most `count` of the best (m,), each by what those before leave of its gain.
 
-    `points` (m, p). Local penalisation (Gonzalez et al., Batch Bayesian optimization via local penalization,
+    `points` (m, p). `takes` says whether one is wanted at all.
+
+    Local penalisation (Gonzalez et al., Batch Bayesian optimization via local penalization,
     2016), with a gain shared the more the nearer two points are.
     """
-    left, chosen = gains.astype(float), []
-    for _ in range(min(count, len(gains))):
-        best = int(np.argmax(left))
-        chosen.append(best)
-        left = left * -np.expm1(-((points - points[best]) ** 2).sum(axis=1) / NEAR)
-        left[chosen] = -np.inf
+    left, chosen = gains.astype(float), list[int]()
+    while len(chosen) < count and np.isfinite(left[best := int(np.argmax(left))]):
+        if takes(best):
+            chosen.append(best)
+            left *= -np.expm1(-((points - points[best]) ** 2).sum(axis=1) / NEAR)
+        left[best] = -np.inf
     return np.array(chosen, np.int64)

@@ -48,7 +48,18 @@ class Vectors:
 
     def decode(self, row: Rows) -> Params:
         """Without the absent ones."""
-        return {n: _value(d, x) for (n, d), x in zip(self.space.items(), row, strict=True) if x != ABSENT}
+        found = {}
+        for name, place, known in zip(self.space, row.tolist(), self._values, strict=True):
+            if place != ABSENT:
+                if place not in known:
+                    known[place] = _value(self.space[name], place)
+                found[name] = known[place]
+        return found
+
+    @cached_property
+    def _values(self) -> list[dict[float, Any]]:
+        """Of each parameter, by place: they are asked for over and over."""
+        return [{} for _ in self.space]
 
     def stack(self, rows: Sequence[Rows]) -> Rows:
         return np.array(rows, float).reshape(len(rows), len(self.names))
