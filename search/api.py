@@ -119,10 +119,8 @@ def fetch(url: str, out: str | Path) -> Run:
     try:
         restore(url, target)
         keep_config(target, read(target / CONFIG, {"cluster.store": url}))
-    except BaseException as error:
+    except BaseException:
         shutil.rmtree(target, ignore_errors=True)  # it was not there, or empty
-        if isinstance(error, OSError):
-            raise RunError(f"cannot write {target}: {error}") from error
         raise
     return Run(target)
 

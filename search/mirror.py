@@ -27,7 +27,7 @@ from .study import begun
 EVERY_S = 3.0
 SEGMENTS, SEGMENT = "journal", re.compile(r"[0-9]{12}\.log")
 FULL = 256 * 1024  # bytes, after which a segment is closed
-PROFILES = "profiles"
+PROFILES, PROFILE = "profiles", re.compile(r"[\w@-][\w.@-]*\.(yaml|csv)")
 COPY = "copy.json"  # in the run directory: how far the copy is
 
 
@@ -146,19 +146,20 @@ def journal(folder: Folder) -> tuple[bytes, int]:
 def restore(url: str, out: Path) -> None:
     """The run directory from its copy; its files stay in the store. Raises RunError: no copy there."""
     folder, profiles = Folder(url), Folder(f"{url.rstrip('/')}/{PROFILES}")
-    config = folder.read(CONFIG)
-    if config is None:
+    found = {name: folder.read(name) for name in (CONFIG, STATUS, database.NAME)}
+    if found[CONFIG] is None:
         raise RunError(f"{url} is not a run: it has no {CONFIG}; see cluster.store of its run file")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / CONFIG).write_bytes(config)
-    for name in (STATUS, database.NAME):
-        if content := folder.read(name):
-            (out / name).write_bytes(content)
-    for info in profiles.files():
-        (out / PROFILES).mkdir(exist_ok=True)
-        (out / PROFILES / info.name).write_bytes(profiles.read(info.name) or b"")
-    if not (out / database.NAME).exists():
-        (out / NAME).write_bytes(journal(folder)[0])
+    for name in (info.name for info in profiles.files() if PROFILE.fullmatch(info.name)):
+        found[f"{PROFILES}/{name}"] = profiles.read(name)
+    if found[database.NAME] is None:
+        found[NAME] = journal(folder)[0]
+    try:
+        (out / PROFILES).mkdir(parents=True, exist_ok=True)
+        for name, content in found.items():
+            if content is not None:
+                (out / name).write_bytes(content)
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error}") from error
 
 
 def at(place: str | Path) -> Run:
@@ -189,7 +190,8 @@ def _check(folder: Folder, new: bool) -> None:
 
 
 def _profiles(run: Path) -> list[str]:
-    return sorted(f"{PROFILES}/{path.name}" for path in (run / PROFILES).glob("*.*"))
+    names = sorted(path.name for path in (run / PROFILES).glob("*"))
+    return [f"{PROFILES}/{name}" for name in names if PROFILE.fullmatch(name)]
 
 
 def _whole(lines: bytes) -> bytes:

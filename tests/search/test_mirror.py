@@ -94,6 +94,21 @@ def test_the_copy_follows_in_whole_lines_and_segments(url: str, tmp_path: Path, 
         pass
 
 
+def test_profiles_come_along_and_files_of_others_do_not(url: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = made(run, url)
+    (run / "profiles").mkdir()
+    (run / "profiles" / "my-pi@5.yaml").write_text("name: my-pi")
+    (run / "profiles" / "notes.txt").write_text("mine")
+    with mirrored(run, config, new=True), study(run):
+        pass
+    assert [info.name for info in Folder(f"{url}/profiles").files()] == ["my-pi@5.yaml"]
+    Folder(url).write("profiles/..yaml", b"x")
+    there = fetch(url, tmp_path / "there").path
+    assert [path.name for path in (there / "profiles").iterdir()] == ["my-pi@5.yaml"]
+    assert (there / "profiles" / "my-pi@5.yaml").read_text() == "name: my-pi"
+
+
 def test_a_run_that_never_got_a_study_leaves_nothing_behind(url: str, tmp_path: Path) -> None:
     config = made(tmp_path / "run", url)
     with pytest.raises(ValueError), mirrored(tmp_path / "run", config, new=True):

@@ -127,7 +127,7 @@ def test_size_only_techniques_are_labelled(finished: Path) -> None:
 
 def test_status_of_a_finished_run(finished: Path, pared_cli) -> None:
     status = json.loads(pared_cli("status", finished, "--json").stdout)
-    assert status["driver"] == {"alive": False, "pid": None} and status["running"] == []
+    assert status["driver"] == {"alive": False, "pid": None, "host": None} and status["copy"] is None and status["running"] == []
     assert status["counts"]["asked"] == status["target"] == 12
     assert status["trials_per_hour"] > 0 and status["front"] >= 3
 
