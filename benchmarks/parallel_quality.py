@@ -1,4 +1,4 @@
-"""What parallel search costs in quality: FrontSampler at 1 to 256 simulated workers, at equal evaluations.
+"""What parallel search costs in quality: FrontSampler at 1 to 64 simulated workers, at equal evaluations.
 
 On the tables of `tables.py`. Each worker takes 1 +- 0.2 of a unit of time; a proposal is made the moment
 one is free, with what was told by then and all others pending. `parallel_quality.py run [SEEDS]` appends to
@@ -24,7 +24,7 @@ from search_efficiency import OBJECTIVES, tables
 from pared.search.sampler import FrontSampler
 
 LOG = RESULTS / "parallel_quality.jsonl"
-WORKERS, CHECKS, LONG, JITTER = (1, 4, 16, 64, 256), (100, 200, 400), 400, 0.2
+WORKERS, CHECKS, LONG, JITTER = (1, 4, 16, 64), (100, 200), 200, 0.2
 Case = tuple[str, int, int]  # table, workers, seed
 
 

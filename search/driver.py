@@ -63,7 +63,7 @@ class Driver:
         """Until the trials are used up, the time is over, or nothing new is left to propose."""
         with self.group(), book.uncollected():
             self.proposals.remember()
-        gc.freeze()  # what was read stays; with 10,000 trials, looking through it again and again takes seconds
+        gc.freeze()  # what was read stays: looking through 10,000 trials again and again takes seconds
         shared = self.crew.share(self.bench)
         finished: list[tuple[int, Any]] = []
         while True:
