@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from helpers import ALONE, command, write_run_file
+from drivers import started, until
+from helpers import ALONE, write_run_file
 from ray.cluster_utils import Cluster
 
 import pared
@@ -43,19 +44,6 @@ def raylets(cluster: Cluster) -> list[psutil.Process]:
 
 def family(process: psutil.Process) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
-
-
-def started(*args: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(command(*args), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def until(what: Callable[[], Any], seconds: float = 120) -> Any:
-    end = time.time() + seconds
-    while time.time() < end:
-        if found := what():
-            return found
-        time.sleep(0.1)
-    raise AssertionError("it did not happen in time")
 
 
 def events(run: Path, name: str = "") -> list[dict[str, Any]]:
@@ -101,7 +89,7 @@ def searched(folder: Path, address: str, trials: int, **changes: Any) -> tuple[s
     """A search on a cluster whose nodes know nothing of the model's code."""
     run_file = write_run_file(
         folder, search={"trials": trials}, cluster={**ALONE, "workers": None, "address": address}, **changes)
-    return started("search", run_file, "--out", folder / "run"), folder / "run"
+    return started("search", run_file, "--out", folder / "run", stderr=subprocess.PIPE), folder / "run"
 
 
 def test_a_node_dies_another_joins_and_the_search_goes_on(tmp_path: Path) -> None:
@@ -161,7 +149,7 @@ def test_the_head_goes_away_and_the_run_is_resumed_elsewhere(tmp_path: Path, par
 
 def test_a_driver_that_is_told_to_go_goes_and_can_be_resumed(tmp_path: Path, pared_cli) -> None:
     run_file = write_run_file(tmp_path, search={"trials": 5}, cluster=ALONE)
-    driver = started("search", run_file, "--out", tmp_path / "run")
+    driver = started("search", run_file, "--out", tmp_path / "run", stderr=subprocess.PIPE)
     until(lambda: len(events(tmp_path / "run", "ended")) >= 1)
     os.kill(driver.pid, signal.SIGTERM)
     told = driver.communicate(timeout=60)[1]
