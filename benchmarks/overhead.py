@@ -40,7 +40,7 @@ def main() -> None:
         run = Path(folder)
         bench = Bench(type("S", (), {"name": "sleeping"})(), profiles, str(run / "artifacts"), 1, 0, "", {}, {}, {})
         recipes = space.build(scope, {})
-        with owned(run), book.opened(run, config, sampler(recipes, config)) as study, heartbeat(run) as beat:
+        with owned(run), book.opened(run, config, sampler(recipes, config)) as (study, _), heartbeat(run) as beat:
             loop = engine.Driver(study, recipes, config, bench, workers, beat)
             began = time.time()
             loop.loop()

@@ -233,8 +233,8 @@ def _search(
     watch: Watch,
     origin: Inheritance | None,
 ) -> None:
-    with book.opened(out, config, sampler(space, config)) as (study, group), heartbeat(out) as beat, \
-            events(out) as tell:
+    proposer = sampler(space, config, workers.workers)
+    with book.opened(out, config, proposer) as (study, group), heartbeat(out) as beat, events(out) as tell:
         if book.untouched(study) is None:
             book.keep_untouched(study, ready.untouched)
             study.set_user_attr(book.CONTENT, ready.content)

@@ -44,15 +44,18 @@ def main() -> None:
     0: done; 1: a check failed or pared itself did; 2: wrong input, or nothing meets the budgets; 130, 143:
     stopped by SIGINT or SIGTERM, and to be resumed.
     """
-    signal(SIGTERM, _stop)
+    for number in (SIGINT, SIGTERM):
+        signal(number, _stop)
     try:
         app()
+    except SystemExit:
+        if not _signals:
+            raise
+        _fail("stopped; `pared resume DIR` goes on from here", 128 + _signals[0])
     except UserError as error:
         _fail(str(error), 2)
     except ParedError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("stopped; `pared resume DIR` goes on from here", 128 + (_signals or [SIGINT])[0])
 
 
 @app.command()

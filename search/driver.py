@@ -29,6 +29,7 @@ from .workers import Crew, Fault, Kind
 
 TICK_S = 0.5
 MOST_LOSSES = 20  # nodes that one trial may lose before it counts as their murderer
+ROUND_S = 0.05  # that a trial which was asked for waits at most for others to go out with it
 READY = 1 / 8  # trials that are asked for ahead, as a share of the workers
 
 Watch = Callable[["Driver"], None]
@@ -57,6 +58,7 @@ class Driver:
 
     def __post_init__(self) -> None:
         self.proposals = Proposals(self.study, self.space, self.config)
+        self._hurried = False
         self._directions = [name for name, _ in book.objectives(self.config)]
 
     def loop(self) -> None:
@@ -77,7 +79,7 @@ class Driver:
             self.watch(self)
             if not self.out and self.proposals.over:
                 return
-            finished = self._wait()
+            finished = self.crew.wait(0.0) if self._hurried else self._wait()
 
     def score_front(self, front: list[str]) -> None:
         """Scores each artefact a last time, once in the life of the run."""
@@ -99,11 +101,16 @@ class Driver:
             self.watch(self)
 
     def _fill(self) -> list[Flight]:
-        """Trials for the free workers, written ahead."""
+        """Trials for the free workers, written ahead; as many as can be asked for in ROUND_S."""
         flights: list[Flight] = []
-        while len(self.out) < self.crew.workers and (flight := self.proposals.next(self.crew.workers)):
+        until, self._hurried = time.perf_counter() + ROUND_S, False
+        while len(self.out) < self.crew.workers and not self._hurried:
+            flight = self.proposals.next(self.crew.workers)
+            if flight is None:
+                break
             self._take_off(flight)
             flights.append(flight)
+            self._hurried = time.perf_counter() > until
         return flights
 
     def _take_off(self, flight: Flight) -> None:

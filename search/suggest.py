@@ -15,6 +15,9 @@ from .config import RunConfig
 from .sampler import FrontSampler
 from .study import objectives
 
+LONG = 1000  # trials beyond which TPE takes longer than small trials do
+AT_ONCE = 4  # one proposal in so many workers is made without having seen those before it
+
 
 def distribution(knob: Knob) -> optuna.distributions.BaseDistribution:
     """Ordinals stay ordinal; only a choice becomes a category."""
@@ -35,11 +38,12 @@ def suggest(trial: optuna.Trial, space: Space) -> Values:
     return space.walk(pick)
 
 
-def sampler(space: Space, config: RunConfig) -> optuna.samplers.BaseSampler:
-    """The one that the run file asks for."""
+def sampler(space: Space, config: RunConfig, workers: int = 1) -> optuna.samplers.BaseSampler:
+    """The one that the run file asks for; FrontSampler where a run is too long for TPE."""
     fidelity = EPOCHS if config.search.rungs and EPOCHS in space.knobs else None
-    if config.search.sampler == "front":
-        return front(space, dict(objectives(config)), config.search.seed, fidelity)
+    if config.search.sampler == "front" or config.search.trials > LONG:
+        batch = max(1, workers // AT_ONCE)
+        return front(space, dict(objectives(config)), config.search.seed, fidelity, batch)
     chosen = tpe(config.search.seed)
     if fidelity is None:
         return chosen
@@ -56,7 +60,7 @@ def tpe(seed: int) -> optuna.samplers.BaseSampler:
 
 
 def front(
-    space: Space, objectives: Mapping[str, str], seed: int, fidelity: str | None = None
+    space: Space, objectives: Mapping[str, str], seed: int, fidelity: str | None = None, batch: int = 1
 ) -> FrontSampler:
     """Over the whole space; what a recipe is expected to leave of the model is known beforehand."""
 
@@ -76,4 +80,5 @@ def front(
 
     distributions = {name: distribution(knob) for name, knob in space.knobs.items()}
     return FrontSampler(distributions, objectives, left, seed=seed, active=active,
-                        switches=deciding, fidelity=fidelity, same=lambda values: space.decode(values).digest)
+                        switches=deciding, fidelity=fidelity, batch=batch,
+                        same=lambda values: space.decode(values).digest)

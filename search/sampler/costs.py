@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from .vectors import ABSENT, Rows, Vectors
 
+KEPT = 20_000  # candidates whose cost is remembered
+
 Cost = Callable[[Mapping[str, Any]], Mapping[str, float]]
 
 
@@ -22,6 +24,8 @@ class Costs:
     def of(self, rows: Rows) -> Rows:
         """(n, names). Raises ValueError: names that change, a budget without its cost, a nan."""
         keys = self._vectors.keys(rows)
+        if len(self._known) > KEPT:
+            self._known.clear()
         for row, key in zip(rows, keys, strict=True):
             if key not in self._known:
                 self._known[key] = self._ask(row)

@@ -45,6 +45,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
     fidelity: a number among the parameters of which more is better and dearer, such as epochs. Proposals are
         made at the least of it and judged by what they are expected to be at the most; going on with the
         promising ones, by trials with more of it, is left to the caller.
+    batch: proposals made from one look at the trials; more than one where many run at a time.
     seed: with the same seed and the same trials, the same proposals.
 
     Raises ValueError: an objective without a direction, a budget on what `cost` does not give; Exhausted when
@@ -62,6 +63,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         switches: Collection[str] = (),
         same: Same | None = None,
         fidelity: str | None = None,
+        batch: int = 1,
     ) -> None:
         wrong = {name: way for name, way in objectives.items() if way not in ("maximize", "minimize")}
         if wrong or not objectives or not space:
@@ -76,7 +78,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self._proposed: dict[int, Params] = {}
         self._rows: dict[int, Rows] = {}
-        self._plan: list[Rows] = []
+        self._plan, self._batch = list[Rows](), batch
         self._candidates: Candidates | None = None
         self._beliefs: Beliefs | None = None
 
@@ -122,7 +124,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
 
     def _propose(self, history: History, number: int) -> Rows:
         """(k, d): one, or several where there are many trials already."""
-        dice, count = np.random.default_rng([self._seed, number]), plan.length(history.told)
+        dice, count = np.random.default_rng([self._seed, number]), plan.length(len(history.rows), self._batch)
         self._identity.note(history.tried)
         history = history.thinned(MOST)
         rows, costs = self._renewed(history).of(history, dice)

@@ -3,20 +3,17 @@
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .vectors import Levels, Rows
 
-TRIALS, PENDING = 100, 8  # one more proposal comes from a ranking for every so many trials, so many pending
+TRIALS = 100  # one more proposal comes from a ranking for every so many trials
+LARGE, FEWER = 1000, 20  # from so many trials on, for every so many
 NEAR = 1.0  # squared distance, of `Vectors.embed`, at which most of a gain is thought to be shared
 
 
-def length(told: NDArray[np.bool_]) -> int:
-    """Proposals that one ranking is good for, by which trials (n,) were told and which are pending.
-
-    A few more pending ones change little where many are, and a told one little where many were.
-    """
-    return max(1, len(told) // TRIALS, int((~told).sum()) // PENDING)
+def length(trials: int, batch: int) -> int:
+    """Proposals that one ranking is good for: at least `batch`, more where there are many trials."""
+    return max(batch, trials // (TRIALS if trials < LARGE else FEWER))
 
 
 def apart(gains: Rows, points: Rows, count: int, takes: Callable[[int], bool]) -> Levels:

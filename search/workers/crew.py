@@ -114,9 +114,10 @@ class Crew:
         if not self._running or not self._reached:
             time.sleep(timeout_s)
             return []
-        done, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
-        if done:
-            done, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
+        refs = list(self._running)
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        if not done and timeout_s and ray.wait(refs, num_returns=1, timeout=timeout_s)[0]:
+            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         return [(self._running.pop(ref).key, result_of(ref)) for ref in done] + self._lost()
 
     def call(self, function: Callable[..., Any], *args: object) -> Any:
