@@ -76,8 +76,11 @@ class Run:
 
     @property
     def known(self) -> Untouched | None:
-        """The untouched model; None where an earlier driver died before it was scored."""
-        study = book.found(self.path, self.config.cluster.storage)
+        """The untouched model; None where an earlier driver died before it was scored.
+
+        For a driver that goes on: what it reads of the run from here on is not checked trial by trial.
+        """
+        study = book.found(self.path, self.config.cluster.storage, whole=False)
         if study is None:
             return None
         self.study = study

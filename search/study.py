@@ -96,12 +96,15 @@ def loaded(run: Path, storage: str | None = None) -> optuna.Study:
     return study
 
 
-def found(run: Path, storage: str | None = None) -> optuna.Study | None:
-    """The same; None where the driver that began the run died before it made the study."""
+def found(run: Path, storage: str | None = None, whole: bool = True) -> optuna.Study | None:
+    """The same; None where the driver that began the run died before it made the study.
+
+    Not `whole`: the notes on its trials are not checked, which takes as long as three times reading them.
+    """
     with uncollected():
         study = _stored(run, storage) if begun(run) else None
         if study:
-            _check(study, str(run / NAME))
+            _check(study, str(run / NAME), whole)
     return study
 
 
@@ -126,10 +129,10 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _check(study: optuna.Study, where: str) -> None:
+def _check(study: optuna.Study, where: str, whole: bool) -> None:
     """Raises RunError: something in it is not as pared writes it."""
     notes.check_study(where, study.user_attrs)
-    for trial in study.get_trials(deepcopy=False):
+    for trial in study.get_trials(deepcopy=False) if whole else ():
         place = f"{where}, trial {trial.number}"
         if trial.state == TrialState.COMPLETE:
             notes.check_complete(place, trial.user_attrs, trial.values, len(study.directions))

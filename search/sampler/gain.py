@@ -14,6 +14,7 @@ from scipy.stats import qmc
 from .vectors import Rows
 
 ALONG, ACROSS = 192, 512  # columns over one further objective, over several
+BLOCK = 256  # candidates at a time: the memory that this takes is that of a driver
 SURE = 1e-9  # spread of what is known
 
 
@@ -28,8 +29,12 @@ def expected(losses: Rows, mean: Rows, spread: Rows, axis: int, anywhere: bool =
     places = columns(both.max(axis=0) if anywhere else both.min(axis=0), both.max(axis=0))
     floor = floors(places, losses[:, axis], losses[:, rest])
     low, where = np.unique(floor, return_inverse=True)
-    better = improvement(low - mean[:, [axis]], np.maximum(spread[:, [axis]], SURE))
-    found: Rows = np.mean(reach(places, mean[:, rest], spread[:, rest]) * better[:, where], axis=1)
+    found = np.zeros(len(mean))
+    for begin in range(0, len(mean), BLOCK):
+        some = slice(begin, begin + BLOCK)
+        better = improvement(low - mean[some, axis, None], np.maximum(spread[some, axis, None], SURE))
+        reached = reach(places, mean[some][:, rest], spread[some][:, rest])
+        found[some] = np.mean(reached * better[:, where], axis=1)
     return found
 
 

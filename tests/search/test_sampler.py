@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from pared.search.front import hypervolume
 from pared.search.sampler import FrontSampler
+from pared.search.sampler.history import History, unbeaten
 from pared.search.sampler.surrogate import Inputs, Settings, Surrogate, fit
 
 Params = Mapping[str, Any]
@@ -329,3 +330,42 @@ def test_proposals_are_judged_by_what_they_become() -> None:
 def test_a_fidelity_that_is_no_number_of_the_space_is_told(name: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}' is no number"):
         FrontSampler(LEGS, FRONT, cost, fidelity=name)
+
+
+def test_proposals_from_one_look_differ_and_lie_apart() -> None:
+    many = study(FrontSampler(MIXED, FRONT, cost, seed=0, batch=8))
+    run(many, 24, lambda p: (accuracy(p), latency(p)))
+    found = [tuple(ask(many).params.items()) for _ in range(16)]
+    assert len(set(found)) == 16
+    assert len({dict(params)["width"] for params in found[:8]}) > 2
+
+
+def test_what_others_try_meanwhile_is_left_out_of_the_plan() -> None:
+    sampler = FrontSampler(MIXED, FRONT, cost, seed=0, batch=8)
+    of = study(sampler)
+    run(of, 24, lambda p: (accuracy(p), latency(p)))
+    ask(of)
+    planned = [sampler._vectors.decode(row) for row in sampler._plan]
+    of.enqueue_trial(planned[0])
+    ask(of)
+    assert planned[0] not in [ask(of).params for _ in range(len(planned))]
+
+
+def test_of_parameter_sets_that_stand_for_the_same_one_is_proposed() -> None:
+    of = study(FrontSampler(MIXED, FRONT, cost, seed=0, same=lambda p: (p["bits"], p["width"])))
+    found = run(of, 24, lambda p: (accuracy(p), latency(p)))
+    assert len({(p["bits"], p["width"]) for p in found}) == 24, "3 formats times 8 widths"
+    with pytest.raises(ValueError, match="no candidate that is new"):
+        ask(of)
+
+
+def test_a_long_history_is_thinned_and_its_front_stays() -> None:
+    dice = np.random.default_rng(0)
+    losses = dice.random((3000, 2))
+    rows = dice.random((3000, 4))
+    whole = History(rows, losses, np.zeros_like(losses), rows)
+    thin = whole.thinned(500)
+    assert len(thin.rows) == 500 and len(thin.tried) == 3000
+    front = {tuple(point) for point in losses[unbeaten(losses)]}
+    assert front == {tuple(point) for point in losses[whole.front]}
+    assert front <= {tuple(point) for point in thin.losses}
