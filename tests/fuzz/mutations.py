@@ -105,7 +105,7 @@ def changed(document: Any, pick: Pick[Any]) -> Any:
     for _ in range(pick((1, 1, 1, 2, 3))):
         places = list(_places(document))
         if not places:
-            return pick(VALUES)
+            return _value(pick)
         holder, key = pick(places)
         how = pick(("value", "value", "value", "other", "lost", "wrapped", "named", "more"))
         if how == "lost":
@@ -113,12 +113,17 @@ def changed(document: Any, pick: Pick[Any]) -> Any:
         elif how == "named" and isinstance(holder, dict):
             holder[pick(TEXTS)] = holder.pop(key)
         elif how == "more" and isinstance(holder, list):
-            holder.insert(key, pick(VALUES))
+            holder.insert(key, _value(pick))
         else:
             old = holder[key]
             source, name = pick(places)
-            holder[key] = {"other": copy.deepcopy(source[name]), "wrapped": [old]}.get(how, pick(VALUES))
+            holder[key] = {"other": copy.deepcopy(source[name]), "wrapped": [old]}.get(how, _value(pick))
     return document
+
+
+def _value(pick: Pick[Any]) -> Any:
+    """A copy: what is put into one document must not be changed by way of the next."""
+    return copy.deepcopy(pick(VALUES))
 
 
 def _places(document: Any) -> Iterator[tuple[Any, Any]]:
