@@ -69,8 +69,7 @@ def with_atheris(kind: str, cases: int, kept: Path) -> None:
         from harness import Tally
         from mutations import damaged, mutated
         from place import Place
-
-        from examples import EXAMPLES
+        from valid import EXAMPLES
 
     tally = Tally(kind, Place(_folder(kept)))
     corpus = kept / "corpus"

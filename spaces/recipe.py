@@ -90,8 +90,10 @@ def from_json(text: str) -> Recipe:
 def _step(entry: dict[str, Any]) -> Step:
     """Raises what `from_json` catches where a field is missing, strange or of another type."""
     name = entry.pop("pass")
-    if not isinstance(name, str) or name not in PASSES:
-        raise RecipeError(unknown("technique", shown(name), PASSES))
+    if not isinstance(name, str):
+        raise TypeError(f"pass is {shown(name)}, it must be the name of a technique")
+    if name not in PASSES:
+        raise RecipeError(unknown("technique", name, PASSES))
     settings = {key: _frozen(value) for key, value in entry.items()}
     json.dumps(settings, ensure_ascii=False, allow_nan=False).encode()  # finite, and no half characters
     step: Step = PASSES[name].step(**settings)

@@ -61,8 +61,8 @@ class Place:
             return
         if event in PROGRAMS:
             self.faults.append(f"{event} {args[:1]}")
-        elif event == "import" and args[0] == "subject":
-            self.faults.append("the subject was imported")
+        elif event == "exec" and str(getattr(args[0], "co_filename", "")).startswith(str(self.root)):
+            self.faults.append(f"code of the run was executed: {args[0].co_filename}")
         elif event == "open" and isinstance(args[0], str | bytes) and _writes(args[1], args[2]):
             self._check(event, args[0])
         for path, folder in CHANGES.get(event, {}).items():

@@ -1,16 +1,23 @@
-"""Hypothesis over the mutations: what it shrinks are the choices."""
+"""Hypothesis over the mutations: it draws, and shrinks, the choices that they ask for."""
 
 from typing import Any
 
 from hypothesis import strategies as st
 from mutations import mutated
 
+CHOICES = 96  # of one case, two bytes each; after them the first option is taken
 
-@st.composite
-def damaged(draw: st.DrawFn, kind: str) -> bytes:
+
+def damaged(kind: str) -> st.SearchStrategy[bytes]:
     """An example of that kind with one to a few damages."""
+    return st.binary(min_size=2 * CHOICES, max_size=2 * CHOICES).map(lambda drawn: _chosen(kind, drawn))
+
+
+def _chosen(kind: str, drawn: bytes) -> bytes:
+    left = iter(range(0, len(drawn), 2))
 
     def pick(options: Any) -> Any:
-        return options[draw(st.integers(0, len(options) - 1))]
+        at = next(left, None)
+        return options[0 if at is None else int.from_bytes(drawn[at : at + 2], "big") % len(options)]
 
     return mutated(kind, pick)

@@ -16,8 +16,8 @@ import numpy as np
 from place import Place
 from rich.console import Console
 from rich.markup import render
+from valid import SMALL
 
-from examples import SMALL
 from pared.errors import ParedError
 from pared.evaluators.artifact import Store
 from pared.evaluators.devices.table import TableDevice
