@@ -109,23 +109,31 @@ def outcome(number: int, job: Any) -> Outcome:
               "ratio": 1.0, "unstable": False}
     size = {"value": dice.uniform(100, 2000), "unit": "bytes", "evidence": "measured", "spread": 0.0, "n": 1}
     accuracy = {"value": dice.random(), "unit": "fraction", "evidence": "measured", "spread": 0.01, "n": 1}
-    return Outcome("complete", sha256=f"{number:064x}", trained=trained, drop={"value": 0, "low": 0, "high": 0, "n": 1},
-                   metrics={"accuracy": accuracy, "size_bytes": size, "memory_bytes": size,
+    return Outcome("complete", sha256=f"{number:064x}", trained=trained,
+                   drop={"value": 0, "low": 0, "high": 0, "n": 1}, metrics={"accuracy": accuracy, "size_bytes": size, "memory_bytes": size,
                             "latency_ms@host-cpu": figure})
+
+
+def recipes_of() -> space.Space:
+    """Of a net of eight groups."""
+    groups = tuple(f"stage{i}" for i in range(8))
+    return space.build(Scope(groups, {"Conv": 0.9, "Gemm": 0.1}, (load("host-cpu"),)), {})
+
+
+def sleeping(run: Path) -> Bench:
+    subject = type("Sleeping", (), {"name": "sleeping"})()
+    return Bench(subject, (load("host-cpu"),), str(run / "artifacts"), 1, 0, "", {}, {}, {})
 
 
 def case(workers: int, trial_s: float, trials: int, who: str) -> dict[str, Any]:
     ray.init(address="local", num_cpus=ACTORS, include_dashboard=False, log_to_driver=False)
-    profiles = (load("host-cpu"),)
     config = build({"model": "a:b", "search": {"trials": trials, "sampler": who}}, {}, "scale")
-    recipes = space.build(Scope(tuple(f"stage{i}" for i in range(8)), {"Conv": 0.9, "Gemm": 0.1}, profiles), {})
+    recipes = recipes_of()
     with tempfile.TemporaryDirectory() as folder:
         run, crew = Path(folder), Sleepers(workers, trial_s)
-        bench = Bench(type("S", (), {"name": "sleeping"})(), profiles, str(run / "artifacts"), 1, 0, "", {}, {},
-                      {})
         with owned(run), book.opened(run, config, sampler(recipes, config, workers)) as (study, group), \
                 heartbeat(run) as beat:
-            loop = Driver(study, recipes, config, bench, crew, beat, group)
+            loop = Driver(study, recipes, config, sleeping(run), crew, beat, group)
             began = time.perf_counter()
             loop.loop()
             journal = (run / "journal.log").stat().st_size
