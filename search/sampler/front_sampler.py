@@ -82,6 +82,10 @@ class FrontSampler(optuna.samplers.BaseSampler):
         self._candidates: Candidates | None = None
         self._beliefs: Beliefs | None = None
 
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Also of trials whose parameters were given to them."""
+        self._leave_out(trial.system_attrs.get("fixed_params", {}))
+
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
@@ -91,8 +95,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> Params:
         """A whole parameter set; nothing for a trial whose parameters were given to it."""
-        if given := trial.system_attrs.get("fixed_params"):
-            self._leave_out(given)
+        if trial.system_attrs.get("fixed_params"):
             return {}
         if not self._plan:
             others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
@@ -105,7 +108,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
 
     def _leave_out(self, given: Params) -> None:
         """What others try meanwhile is not proposed as well."""
-        if self._plan:
+        if self._plan and given:
             known = {name: value for name, value in given.items() if name in self._space}
             keys = self._vectors.keys(self._vectors.stack([self._vectors.encode(known), *self._plan]))
             self._plan = [row for row, key in zip(self._plan, keys[1:], strict=True) if key != keys[0]]
