@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# Tests that start Ray or hold a stopwatch have the machine alone.
-ALONE := tests/search tests/evaluators/test_latency.py
+# Tests that hold a stopwatch have the machine alone.
+ALONE := tests/evaluators/test_latency.py
 SHARED := -n 2 --dist loadfile $(ALONE:%=--ignore=%)
 
 export OMP_NUM_THREADS ?= 1

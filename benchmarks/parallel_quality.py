@@ -22,6 +22,7 @@ from common import RESULTS, write
 from search_efficiency import OBJECTIVES, tables
 
 from pared.search.sampler import FrontSampler
+from pared.search.suggest import AT_ONCE
 
 LOG = RESULTS / "parallel_quality.jsonl"
 WORKERS, CHECKS, LONG, JITTER = (1, 4, 16, 64), (100, 200), 200, 0.2
@@ -39,7 +40,8 @@ def searched(case: Case) -> dict[str, Any]:
         return {"latency": float(latency), **{each: float(known[i]) for each, known in table.features.items()}}
 
     study = optuna.create_study(directions=list(OBJECTIVES.values()),
-                                sampler=FrontSampler(table.space, OBJECTIVES, cost, seed=seed))
+                                sampler=FrontSampler(table.space, OBJECTIVES, cost, seed=seed,
+                                                     batch=max(1, workers // AT_ONCE)))
     found: list[int] = []
     out: list[tuple[float, int, optuna.Trial]] = []
     now = 0.0
