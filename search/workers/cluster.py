@@ -63,7 +63,7 @@ def connect(address: str, slots: int | None, code: Iterable[str]) -> bool:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address == LOCAL:
-            ray.init(address=LOCAL, num_cpus=slots or os.cpu_count(), include_dashboard=False, **common)
+            _start(num_cpus=slots or os.cpu_count(), **common)
         else:
             with shipped(code) as modules:
                 ray.init(address=address, runtime_env={"py_modules": modules}, **common)
@@ -74,6 +74,17 @@ def connect(address: str, slots: int | None, code: Iterable[str]) -> bool:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the process at once
     return True
+
+
+def _start(**options: Any) -> None:
+    """Once more where a busy machine took longer than Ray waits."""
+    try:
+        ray.init(address=LOCAL, include_dashboard=False, **options)
+    except Exception as error:
+        if "timed out" not in str(error):
+            raise
+        ray.shutdown()
+        ray.init(address=LOCAL, include_dashboard=False, **options)
 
 
 class Head:
