@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# Tests that hold a stopwatch have the machine alone.
-ALONE := tests/evaluators/test_latency.py
+# Tests that hold a stopwatch, or stop every Ray cluster of the machine, have it alone.
+ALONE := tests/evaluators/test_latency.py $(addprefix tests/search/test_,cluster.py device_node.py faults.py)
 SHARED := -n 2 --dist loadfile $(ALONE:%=--ignore=%)
 
 export OMP_NUM_THREADS ?= 1
