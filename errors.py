@@ -88,6 +88,11 @@ def unknown(kind: str, got: object, allowed: Iterable[str]) -> str:
     return f"unknown {kind} {str(got)!r}{hint} Known: {', '.join(names) or 'none'}"
 
 
+def first_line(error: BaseException) -> str:
+    """Of its message; empty where it has none."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
 def shown(got: object) -> str:
     """A value as a message can hold it: short, however large it is."""
     try:

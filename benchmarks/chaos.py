@@ -20,9 +20,9 @@ from common import write
 
 sys.path[:0] = [str(Path(__file__).parent.parent / "tests"), str(Path(__file__).parent.parent / "tests/search")]
 os.environ.update(RAY_AUTH_MODE="disabled", OMP_NUM_THREADS="1")
-from drivers import ends, started, until
+from drivers import ends, live, started, until, working
 from helpers import ALONE, write_run_file
-from test_cluster import events, family, live, nodes, on, pids, raylets
+from test_cluster import events, family, nodes, on, pids, raylets
 
 import pared
 
@@ -59,7 +59,7 @@ class Chaos:
         self.driver = started("resume", self.run, "--address", self.cluster.address)
 
     def _worker(self) -> None:
-        rows = [row for row in live(self.run)["running"] if row["pid"]]
+        rows = working(self.run)
         if rows and psutil.pid_exists((row := self.dice.choice(rows))["pid"]):
             self._note("worker", {row["trial"]})
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -15,7 +15,7 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
-from ..errors import ConfigError, MissingExtraError, RunError
+from ..errors import ConfigError, MissingExtraError, RunError, first_line
 
 # Where a put is whole or absent by itself, and a rename would be a copy.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs"})
@@ -116,7 +116,7 @@ class Folder:
             raise self._error(doing, name, error) from error
 
     def _error(self, doing: str, name: str, error: Exception) -> RunError:
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        reason = first_line(error) or type(error).__name__
         return RunError(f"cannot {doing} {name} in {self.url}: {reason}")
 
     def _path(self, name: str) -> str:

@@ -28,7 +28,7 @@ from .journal import owned
 from .limits import limits, size_counts
 from .mirror import at, mirrored, restore
 from .prepare import Prepared, prepare, teach
-from .records import Untouched
+from .records import Untouched, keep
 from .run import CONFIG, LOGS, Run
 from .sensing import sense, wanted
 from .status import heartbeat
@@ -311,8 +311,6 @@ def keep_config(out: Path, config: RunConfig) -> None:
             (out / "profiles").mkdir(exist_ok=True)
             (out / name).write_text(profile_text(machine))
     config = config.model_copy(update={"profiles": tuple(kept)})
-    partial = out / f".{CONFIG}"
-    partial.write_text(dump(config))
-    partial.rename(out / CONFIG)
+    keep(out / CONFIG, dump(config))
 
 

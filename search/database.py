@@ -12,7 +12,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from ..errors import MissingExtraError, RunError
+from ..errors import MissingExtraError, RunError, first_line
 
 NAME = "study"  # in the run directory: what its study is called in the database
 
@@ -72,6 +72,6 @@ def _reason(url: str, error: Exception) -> str:
     """Of the innermost error, in a line."""
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    told = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    told = first_line(error) or type(error).__name__
     return (f"cluster.storage {url}: {told}; allowed: a database that can be reached and written, its "
             "password in PGPASSWORD or ~/.pgpass")

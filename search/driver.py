@@ -145,12 +145,12 @@ class Driver:
     def _land(self, number: int, result: Outcome | Fault) -> None:
         flight = self.out.pop(number)
         self.proposals.returned(flight)
-        if isinstance(result, Fault):
-            self.tell_event("fault", trial=number, attempt=flight.attempt, kind=result.kind.value,
-                            reason=result.reason)
         if isinstance(result, Outcome):
             self._tell(flight, result)
-        elif result.kind is Kind.FATAL or isinstance(result.error, RunError):
+            return
+        self.tell_event("fault", trial=number, attempt=flight.attempt, kind=result.kind.value,
+                        reason=result.reason)
+        if result.kind is Kind.FATAL or isinstance(result.error, RunError):
             raise result.error or RunError(result.reason)
         elif reason := self._gives_up(flight, result):
             self._tell(flight, Outcome("failed", reason))

@@ -121,6 +121,8 @@ class SingleWriterJournal(JournalFileBackend):
             self._write()
 
     def _write(self) -> None:
+        if not self._waiting:
+            return
         records = compacted(self._waiting, self._created)
         self._created += created_in(records)
         self._waiting = []
@@ -174,6 +176,10 @@ def drop_torn_tail(path: Path) -> None:
     """Cuts what a killed driver left of its last line: Optuna could never read past it again."""
     with path.open("rb+") as file:
         content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
+        if (kept := len(whole(content))) < len(content):
+            file.truncate(kept)
+
+
+def whole(lines: bytes) -> bytes:
+    """Without the last one where it is not written to its end."""
+    return lines[: lines.rfind(b"\n") + 1]

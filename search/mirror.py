@@ -4,6 +4,7 @@ From it any machine reads the run (`at`), and another one takes it up (`restore`
 directory; the journal is in segments, `journal/OFFSET.log`, of which only the last one still grows.
 """
 
+import json
 import re
 import shutil
 import tempfile
@@ -18,7 +19,7 @@ from ..errors import RunError
 from ..evaluators.folder import Folder
 from . import database
 from .config import RunConfig
-from .journal import NAME
+from .journal import NAME, whole
 from .lease import Lease
 from .records import keep
 from .run import CONFIG, STATUS, Run
@@ -47,7 +48,7 @@ class Mirror:
         copied, self._begin = journal(self.folder)
         self._length = len(copied) - self._begin
         path = self._run / NAME
-        ours = _whole(path.read_bytes() if path.exists() else b"")
+        ours = whole(path.read_bytes() if path.exists() else b"")
         if not ours.startswith(copied):
             what = "is ahead of" if copied.startswith(ours) else "is of another run than, or went on without,"
             raise RunError(f"the copy in {self.folder.url} {what} {self._run}; "
@@ -84,8 +85,8 @@ class Mirror:
         except Exception as failure:  # shown by `pared status`, and tried again
             error = str(failure) or type(failure).__name__
         with suppress(RunError):
-            keep(self._run / COPY, {"url": self.folder.url, "time": self._time, "error": error,
-                                    "bytes": self._begin + self._length})
+            keep(self._run / COPY, json.dumps({"url": self.folder.url, "time": self._time, "error": error,
+                                               "bytes": self._begin + self._length}))
 
     def _copy(self) -> None:
         """Nothing before the study is made: a run that failed to start leaves no copy."""
@@ -103,10 +104,10 @@ class Mirror:
     def _copy_journal(self) -> None:
         with (self._run / NAME).open("rb") as file:
             file.seek(self._begin)
-            whole = _whole(file.read())
-        if len(whole) > self._length:
-            self.folder.write(f"{SEGMENTS}/{self._begin:012}.log", whole)
-            self._length = len(whole)
+            lines = whole(file.read())
+        if len(lines) > self._length:
+            self.folder.write(f"{SEGMENTS}/{self._begin:012}.log", lines)
+            self._length = len(lines)
         if self._length >= FULL:
             self._begin, self._length = self._begin + self._length, 0
 
@@ -192,8 +193,3 @@ def _check(folder: Folder, new: bool) -> None:
 def _profiles(run: Path) -> list[str]:
     names = sorted(path.name for path in (run / PROFILES).glob("*"))
     return [f"{PROFILES}/{name}" for name in names if PROFILE.fullmatch(name)]
-
-
-def _whole(lines: bytes) -> bytes:
-    """Without the last one where it is not written to its end."""
-    return lines[: lines.rfind(b"\n") + 1]

@@ -44,7 +44,7 @@ class Flight:
 
 
 class Proposals:
-    """Alone asks the study. `ready` is how many trials are asked for before a worker is free for them."""
+    """Alone asks the study."""
 
     def __init__(self, study: optuna.Study, space: Space, config: RunConfig) -> None:
         self.study, self.space, self.config = study, space, config

@@ -1,6 +1,5 @@
 """What crosses processes and what a run keeps of it: plain values, so that readers load no torch."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -69,11 +68,11 @@ class Outcome:
         return asdict(self)
 
 
-def keep(path: Path, plain: Mapping[str, Any]) -> None:
-    """As a JSON file, whole at any moment. Raises RunError: it cannot be written."""
+def keep(path: Path, text: str) -> None:
+    """As a file that is whole at any moment. Raises RunError: it cannot be written."""
     partial = path.with_suffix(".partial")
     try:
-        partial.write_text(json.dumps(plain))
+        partial.write_text(text)
         partial.rename(path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error}") from error

@@ -1,5 +1,6 @@
 """How a run is doing: a small file the driver keeps fresh, and the journal for the rest."""
 
+import json
 import os
 import socket
 import time
@@ -66,7 +67,7 @@ def heartbeat(run: Path) -> Iterator[Callable[[Driver], None]]:
         nonlocal last
         if time.time() - last >= EVERY_S:
             last = time.time()
-            keep(run / STATUS, snapshot(driver))
+            keep(run / STATUS, json.dumps(snapshot(driver)))
             meters.show(driver.ended, {"running": len(driver.out), "workers": driver.crew.workers,
                                        "silent_nodes": len(driver.crew.silent),
                                        "driver_busy_share": busy_share(driver)})

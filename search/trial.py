@@ -82,12 +82,10 @@ def run(job: Job, bench: Bench, measure: Measure, report: Report) -> Outcome:
 def _outcome(job: Job, bench: Bench, measure: Measure, report: Report) -> Outcome:
     try:
         return _Trial(job, bench, measure, report).outcome()
-    except RunError:
-        raise  # the store is gone: not this candidate's fault
+    except (RunError, MemoryError):
+        raise  # the store is gone, or the room is too small: not this candidate's fault
     except CandidateError as error:
         return Outcome("failed", str(error))
-    except MemoryError:
-        raise
     except Exception as error:  # the user's model, loss or metric may raise anything
         if isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error):
             raise MemoryError from error

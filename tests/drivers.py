@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from helpers import command
 
@@ -26,7 +27,7 @@ def until(what: Callable[[], object], seconds: float = 120) -> object:
     raise AssertionError("it did not happen in time")
 
 
-def ended(run: Path, at_least: int) -> bool:
+def ended(run: Path | str, at_least: int) -> bool:
     try:
         counts = pared.open_run(run).counts()
     except pared.UserError:
@@ -34,13 +35,18 @@ def ended(run: Path, at_least: int) -> bool:
     return counts.complete + counts.failed + counts.refused >= at_least
 
 
+def live(run: Path) -> dict[str, Any]:
+    """What the driver last said of itself."""
+    try:
+        found: dict[str, Any] = json.loads((run / "status.json").read_text())
+    except (OSError, ValueError):
+        return {"running": []}
+    return found
+
+
 def working(run: Path) -> list[dict]:
     """Trials that are out, with the pid of their worker known."""
-    try:
-        live = json.loads((run / "status.json").read_text())
-    except (OSError, ValueError):
-        return []
-    return [row for row in live["running"] if row["pid"]]
+    return [row for row in live(run)["running"] if row["pid"]]
 
 
 def ends(run: Path) -> Counter[int]:

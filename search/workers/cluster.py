@@ -16,7 +16,7 @@ from ...errors import ConfigError, UserError
 from ...hardware_profiles.backend import Node
 from ...hardware_profiles.profile import HardwareProfile
 from .code import shipped
-from .faults import first_line
+from .faults import short
 
 LOCAL, CLIENT = "local", "ray://"
 HEADLESS_S = 30.0  # a head that is restarted with its state has so long
@@ -68,7 +68,7 @@ def connect(address: str, slots: int | None, code: Iterable[str]) -> bool:
             with shipped(code) as modules:
                 ray.init(address=address, runtime_env={"py_modules": modules}, **common)
     except Exception as error:  # Ray raises bare exceptions here
-        raise ConfigError(f"cluster.address {address!r}: {first_line(error)}; allowed: local, auto, and "
+        raise ConfigError(f"cluster.address {address!r}: {short(error)}; allowed: local, auto, and "
                           "HOST:PORT or ray://HOST:PORT of a running Ray cluster (RAY_AUTH_MODE=token where "
                           "it asks for one)") from error
     if threading.current_thread() is threading.main_thread():
@@ -118,18 +118,19 @@ def nodes() -> list[dict[str, Any]]:
     return [node for node in found if node["Alive"]]
 
 
-def slots(needs: Needs, without: Iterable[str] = ()) -> int:
-    """How many such tasks the nodes hold at a time; `without` are ids of nodes that do not count."""
-    return sum(_holds(node["Resources"], needs) for node in nodes() if node["NodeID"] not in set(without))
+def slots(needs: Needs, here: Iterable[Mapping[str, Any]]) -> int:
+    """How many such tasks the nodes `here` hold at a time."""
+    return sum(_holds(node["Resources"], needs) for node in here)
 
 
 def check_fits(stages: Mapping[str, Needs], profiles: tuple[HardwareProfile, ...]) -> None:
     """Raises ConfigError: no node is large enough for a stage, or a device is not in the cluster."""
+    here = nodes()
     for name, needs in stages.items():
-        if not slots(needs):
+        if not slots(needs, here):
             raise ConfigError(f"cluster.{name} asks for {needs.text}; the largest node has {_largest().text}"
-                              f" (nodes: {'; '.join(_told(node['Resources']) for node in nodes())})")
-    devices = sorted({name for node in nodes() for name in node["Resources"] if name.startswith("device:")})
+                              f" (nodes: {'; '.join(_told(node['Resources']) for node in here)})")
+    devices = sorted({name for node in here for name in node["Resources"] if name.startswith("device:")})
     for profile in profiles:
         backend = profile.backend
         if isinstance(backend, Node) and backend.resource not in devices:

@@ -16,7 +16,7 @@ from ...errors import ParedError
 from ...evaluators.devices import Reading
 from ...hardware_profiles.profile import HardwareProfile
 from . import lanes
-from .cluster import LOCAL, Head, Needs, check_fits, connect, slots
+from .cluster import LOCAL, Head, Needs, check_fits, connect, nodes, slots
 from .code import arrive, import_path
 from .faults import Fault, Kind, result_of
 from .nodes import SILENT_S, NodeWatch
@@ -71,7 +71,7 @@ class Crew:
         self._tickets = count()
         self._watch = NodeWatch()
         self._head, self._reached, self._looked = Head(address), True, time.monotonic()
-        self._slots = slots(self._needs)
+        self._slots = slots(self._needs, nodes())
 
     @property
     def workers(self) -> int:
@@ -171,8 +171,9 @@ class Crew:
         self._looked = time.monotonic()
         self._reached = self._head.answers()
         if self._reached:
-            self._watch.look()
-            self._slots = slots(self._needs, self._watch.silent)
+            here = nodes()
+            self._watch.look(here)
+            self._slots = slots(self._needs, (n for n in here if n["NodeID"] not in self._watch.silent))
 
     def _lost(self) -> list[tuple[int, Any]]:
         """Tasks on nodes that do not answer, or that may be there; dropped."""

@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray import exceptions
 
-from ...errors import ParedError, UserError
+from ...errors import ParedError, UserError, first_line
 
 
 class Kind(Enum):
@@ -36,17 +36,17 @@ def result_of(ref: Any) -> Any:
     except exceptions.RayTaskError as error:
         return _raised(error)
     except exceptions.OutOfMemoryError as error:
-        return Fault(Kind.MEMORY, f"killed for memory: {first_line(error)}")
+        return Fault(Kind.MEMORY, f"killed for memory: {short(error)}")
     except (exceptions.RuntimeEnvSetupError, exceptions.TaskUnschedulableError) as error:
-        return Fault(Kind.FATAL, first_line(error), UserError(f"the cluster cannot run a trial: {error}"))
+        return Fault(Kind.FATAL, short(error), UserError(f"the cluster cannot run a trial: {error}"))
     except (exceptions.WorkerCrashedError, exceptions.TaskCancelledError) as error:
-        return Fault(Kind.CRASHED, f"{type(error).__name__}: {first_line(error)}")
+        return Fault(Kind.CRASHED, f"{type(error).__name__}: {short(error)}")
     except exceptions.RayError as error:
-        return Fault(Kind.LOST, f"{type(error).__name__}: {first_line(error)}")
+        return Fault(Kind.LOST, f"{type(error).__name__}: {short(error)}")
 
 
-def first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "")[:300]
+def short(error: BaseException) -> str:
+    return first_line(error)[:300]
 
 
 def _raised(error: exceptions.RayTaskError) -> Fault:

@@ -5,14 +5,13 @@ node has an actor that is asked for a sign of life.
 """
 
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from .cluster import nodes
 
 SILENT_S, STARTING_S = 15.0, 60.0  # how long an answer may take; the first one
 
@@ -48,9 +47,10 @@ class NodeWatch:
     silent: set[str] = field(default_factory=set)
     _known: dict[str, _Node] = field(default_factory=dict)
 
-    def look(self) -> None:
+    def look(self, here: Iterable[Mapping[str, Any]]) -> None:
+        """At the nodes that Ray calls alive."""
         now = time.monotonic()
-        self.alive = {node["NodeID"] for node in nodes()}
+        self.alive = {node["NodeID"] for node in here}
         for name in self._known.keys() - self.alive:
             del self._known[name]
         for name in self.alive - self._known.keys():

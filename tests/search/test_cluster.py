@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from drivers import started, until
+from drivers import live, started, until, working
 from helpers import ALONE, write_run_file
 from ray.cluster_utils import Cluster
 
@@ -56,16 +56,8 @@ def events(run: Path, name: str = "") -> list[dict[str, Any]]:
     return [event for event in found if event["event"] == name or not name]
 
 
-def live(run: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads((run / "status.json").read_text())
-    except (OSError, ValueError):
-        return {"running": []}
-    return found
-
-
 def pids(run: Path) -> set[int]:
-    return {row["pid"] for row in live(run)["running"] if row["pid"]}
+    return {row["pid"] for row in working(run)}
 
 
 def on(process: psutil.Process, run: Path) -> bool:

@@ -99,20 +99,12 @@ def test_a_stored_run_is_fetched_and_given_more_trials(stored: str, pared_cli, t
     assert pared.open_run(stored).counts().asked == 7
 
 
-def copied(url: str, at_least: int) -> bool:
-    try:
-        counts = pared.open_run(url).counts()
-    except pared.UserError:
-        return False
-    return counts.complete + counts.failed + counts.refused >= at_least
-
-
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_killed_driver_whose_disk_is_lost_is_taken_up_from_the_copy(s3: S3, pared_cli, tmp_path: Path) -> None:
     run, url = tmp_path / "run", f"s3://{s3.bucket}/killed"
     driver = started("search", write_run_file(tmp_path, search={"trials": 8}, cluster={**WIDE, "store": url}), "--out", run)
-    until(lambda: copied(url, 3))
+    until(lambda: ended(url, 3))
     live = json.loads(pared_cli("status", url, "--json").stdout)
     assert live["driver"]["alive"] and live["driver"]["pid"] == driver.pid and live["running"]
     second = pared_cli("resume", str(pared.fetch(url, tmp_path / "second").path))
