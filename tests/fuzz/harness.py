@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from place import Place
-from targets import KINDS
+from targets import KINDS, remembering
 
 from pared.errors import ParedError
 
@@ -39,7 +39,7 @@ class Tally:
     def case(self, data: bytes) -> None:
         began = time.monotonic()
         try:
-            with _alarm(), self.place, warnings.catch_warnings():
+            with _alarm(), self.place, remembering(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 KINDS[self.kind](data, self.place)
         except ParedError:

@@ -17,6 +17,9 @@ PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.sp
             "socket.connect", "pickle.find_class")
 
 
+_watching: list["Place"] = []  # at most one: an audit hook is never taken away, so all share one
+
+
 class Place:
     """`run` (from the seeds), `out` and `tmp` may be written to; `home` and the working directory may not.
 
@@ -30,18 +33,16 @@ class Place:
             folder.mkdir()
         shutil.copytree(SEEDS / "run", self.run)
         (self.run / "subject.py").write_text("raise SystemExit('a reader imported the subject')\n")
-        self._watching = False
-        sys.addaudithook(self._seen)
 
     def __enter__(self) -> "Place":
         self._before = os.getcwd(), os.environ.get("HOME"), tempfile.tempdir
         os.chdir(self.home)
         os.environ["HOME"], tempfile.tempdir = str(self.home), str(self.tmp)
-        self._watching = True
+        _watching.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._watching = False
+        _watching.remove(self)
         folder, home, tempfile.tempdir = self._before
         os.chdir(folder)
         os.environ["HOME"] = home or ""
@@ -56,9 +57,8 @@ class Place:
         return [str(path) for folder in (self.home, self.root) for path in folder.iterdir()
                 if path not in (self.run, self.out, self.tmp, self.home)]
 
-    def _seen(self, event: str, args: tuple[Any, ...]) -> None:
-        if not self._watching:
-            return
+    def seen(self, event: str, args: tuple[Any, ...]) -> None:
+        """Audits one event of the interpreter."""
         if event in PROGRAMS:
             self.faults.append(f"{event} {args[:1]}")
         elif event == "exec" and str(getattr(args[0], "co_filename", "")).startswith(str(self.root)):
@@ -75,6 +75,14 @@ class Place:
         if not any(full == str(root) or full.startswith(f"{root}{os.sep}")
                    for root in (self.run, self.out, self.tmp)) and full != os.devnull:
             self.faults.append(f"{event} {full}")
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    for place in _watching:
+        place.seen(event, args)
+
+
+sys.addaudithook(_audit)
 
 
 def _writes(mode: object, flags: object) -> bool:

@@ -5,8 +5,8 @@ Both engines call the same functions: Hypothesis in `test_fuzz.py`, both in `ben
 
 import io
 import json
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -176,7 +176,14 @@ def _remembered(path: Path, *changes: Any) -> config.RunConfig:
     return _config(path, path.read_bytes(), lab.read_bytes())
 
 
-run_room.read = _remembered
+@contextmanager
+def remembering() -> Iterator[None]:
+    """For the time of one case: other tests of the same process read run files as they are."""
+    before, run_room.read = run_room.read, _remembered
+    try:
+        yield
+    finally:
+        run_room.read = before
 
 
 def _shown(run: Run) -> None:
