@@ -18,11 +18,11 @@ from typing import Any
 import psutil
 from common import write
 
-sys.path[:0] = [str(Path(__file__).parent.parent / "tests"), str(Path(__file__).parent.parent / "tests/search")]
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 os.environ.update(RAY_AUTH_MODE="disabled", OMP_NUM_THREADS="1")
+from clusters import events, family, nodes, on, pids, raylets
 from drivers import ends, live, started, until, working
 from helpers import ALONE, write_run_file
-from test_cluster import events, family, nodes, on, pids, raylets
 
 import pared
 

@@ -1,7 +1,10 @@
 """OpenVINO on the CPU. It reads the very ONNX file, int8 (QDQ) and 4 bit weights included."""
 
+import ctypes
+import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version as installed
 from importlib.util import find_spec
 from typing import Any
@@ -40,7 +43,8 @@ class OpenVinoSession:
 
         core = openvino.Core()
         try:
-            compiled = core.compile_model(core.read_model(content), OpenVino.provider, _settings(threads))
+            with _own_signal_stack():
+                compiled = core.compile_model(core.read_model(content), OpenVino.provider, _settings(threads))
         except RuntimeError as error:
             raise GateError(f"OpenVINO refuses the file: {_last_line(error)}") from error
         self.provider_share = _device_shares(compiled)
@@ -72,6 +76,29 @@ class OpenVinoSession:
             raise ValueError(f"{len(inputs)} inputs for a model of {len(self.inputs)}")
         for index, array in enumerate(inputs):
             self._request.set_input_tensor(index, self._tensor(array))
+
+
+class _Stack(ctypes.Structure):
+    """`stack_t` of sigaltstack(2)."""
+
+    _fields_ = (("pointer", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def _own_signal_stack() -> Iterator[None]:
+    """The plug-in gives the thread an alternate signal stack, to be allowed AMX, and may leave it set when it is freed.
+
+    The next signal, a Ctrl-C say, would be a segmentation fault.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    before, libc = _Stack(), ctypes.CDLL(None)
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 def _settings(threads: int) -> dict[str, Any]:

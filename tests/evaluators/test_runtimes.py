@@ -89,6 +89,22 @@ def test_a_bound_inference_runs_and_a_fixed_batch_is_told(name: str) -> None:
 
 
 @needs_openvino
+def test_openvino_leaves_no_stack_for_signals_that_is_freed() -> None:
+    """A Ctrl-C would be a segmentation fault: two models, the first one dropped first."""
+    before = signal_stack()
+    models = [runtime("openvino").load(net(), 1) for _ in range(2)]
+    while models:
+        del models[0]
+    assert signal_stack() == before
+
+
+def signal_stack() -> bytes:
+    stack = ctypes.create_string_buffer(24)
+    assert ctypes.CDLL(None).sigaltstack(None, stack) == 0
+    return stack.raw
+
+
+@needs_openvino
 def test_openvino_keeps_the_number_formats_of_the_file(tmp_path: Any) -> None:
     full = runtime("openvino").load(net(), 1)
     assert full.precision_share == {"f32": 1.0}  # type: ignore[attr-defined]

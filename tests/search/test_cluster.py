@@ -6,17 +6,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-from drivers import live, started, until, working
+from clusters import done, events, family, nodes, on, pids, raylets, searched
+from drivers import live, started, until
 from helpers import ALONE, write_run_file
-from ray.cluster_utils import Cluster
-
-import pared
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -24,65 +20,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 @pytest.fixture(autouse=True)
 def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # an earlier local cluster may have left a token
-
-
-@contextlib.contextmanager
-def nodes(*cpus: int, **head: Any) -> Iterator[Cluster]:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], **head})
-    try:
-        for count in cpus[1:]:
-            cluster.add_node(num_cpus=count)
-        yield cluster
-    finally:  # not `shutdown`, which asks the head to drain each node, and waits a minute for one that is dead
-        for node in cluster.list_all_nodes():
-            node.kill_all_processes(check_alive=False, allow_graceful=False)
-
-
-def raylets(cluster: Cluster) -> list[psutil.Process]:
-    """Of the nodes beside the head, in the order in which they joined."""
-    return [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in cluster.worker_nodes]
-
-
-def family(process: psutil.Process) -> list[psutil.Process]:
-    return [process, *process.children(recursive=True)]
-
-
-def events(run: Path, name: str = "") -> list[dict[str, Any]]:
-    try:
-        lines = (run / "events.jsonl").read_text().splitlines()
-    except OSError:
-        return []
-    found = [json.loads(line) for line in lines]
-    return [event for event in found if event["event"] == name or not name]
-
-
-def pids(run: Path) -> set[int]:
-    return {row["pid"] for row in working(run)}
-
-
-def on(process: psutil.Process, run: Path) -> bool:
-    """Whether a trial runs on the node of that raylet."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(pids(run) & {child.pid for child in process.children(recursive=True)})
-    return False
-
-
-def done(driver: subprocess.Popen[str], run: Path, trials: int, seconds: float = 300) -> None:
-    told = driver.communicate(timeout=seconds)[1]
-    assert driver.returncode == 0, told
-    counts = pared.open_run(run).counts()
-    assert counts.complete + counts.failed == trials and not counts.running, (counts, told)
-    reasons = [event["reason"] for event in events(run, "ended") if event["state"] == "failed"]
-    assert not [reason for reason in reasons if "node" in reason or "attempts" in reason], reasons
-    numbers = [event["trial"] for event in events(run, "ended")]
-    assert len(numbers) == len(set(numbers)) == trials, "a trial was ended twice, or never"
-
-
-def searched(folder: Path, address: str, trials: int, **changes: Any) -> tuple[subprocess.Popen[str], Path]:
-    """A search on a cluster whose nodes know nothing of the model's code."""
-    run_file = write_run_file(
-        folder, search={"trials": trials}, cluster={**ALONE, "workers": None, "address": address}, **changes)
-    return started("search", run_file, "--out", folder / "run", stderr=subprocess.PIPE), folder / "run"
 
 
 def test_a_node_dies_another_joins_and_the_search_goes_on(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """A device that is a node of the cluster: no trial runs there, measurements run nowhere else."""
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from clusters import ray_start
 from helpers import write_run_file
 
 import pared
@@ -14,22 +14,14 @@ import pared
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 PORT = 46479
-RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-
-
-def start(*args: str) -> None:
-    subprocess.run([*RAY, "start", "--disable-usage-stats", *args], check=True, capture_output=True)
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """One node that works."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # an earlier local cluster may have left a token
-    start("--head", f"--port={PORT}", "--num-cpus=2", "--include-dashboard=false")
-    try:
+    with ray_start("--head", f"--port={PORT}", "--num-cpus=2", "--include-dashboard=false"):
         yield f"127.0.0.1:{PORT}"
-    finally:
-        subprocess.run([*RAY, "stop", "--force"], check=True, capture_output=True)
 
 
 def on_the_board(folder: Path) -> Path:
@@ -44,8 +36,8 @@ def test_latencies_come_from_the_node_that_has_the_device(tmp_path: Path, pared_
     told = pared_cli("search", run_file, "--out", tmp_path / "run", "--address", cluster)
     assert told.returncode == 2 and "--num-cpus=0" in told.stderr and "device:board" in told.stderr
     assert not (tmp_path / "run").exists()
-    start(f"--address={cluster}", "--num-cpus=0", '--resources={"device:board": 1}')
-    done = pared_cli("search", run_file, "--out", tmp_path / "run", "--address", cluster)
+    with ray_start(f"--address={cluster}", "--num-cpus=0", '--resources={"device:board": 1}'):
+        done = pared_cli("search", run_file, "--out", tmp_path / "run", "--address", cluster)
     assert done.returncode == 0, done.stderr
     run = pared.open_run(tmp_path / "run")
     assert run.config.names == ("board",) and (tmp_path / "run" / "profiles" / "board.yaml").exists()
