@@ -11,6 +11,16 @@ State = Literal["complete", "refused", "failed"]
 Report = Callable[[str], None]  # what a task is doing now
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a running task last said of itself."""
+
+    doing: str
+    node: str
+    pid: int
+    node_id: str = ""
+
+
 @dataclass(frozen=True)
 class Untouched:
     """The figures of the untouched model that a run keeps for good."""

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from helpers import ALONE, S3, command, load_tiny, write_run_file
 
-# What one session keeps for its runs is not the user's.
+# What one session keeps for its runs is not the user's. Two sessions side by side do not wait for one another to
+# measure: a lane is a folder among the temporary ones. Ray's sockets need the short path.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="pared-tests-")
+os.environ.setdefault("RAY_TMPDIR", tempfile.gettempdir())
+os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="pared-tests-")
 
 Pared = Callable[..., subprocess.CompletedProcess[str]]
 

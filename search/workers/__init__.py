@@ -5,7 +5,7 @@ limit on attempts); every fault comes back to the driver as a `Fault` with its k
 """
 
 from .cluster import Needs
-from .crew import Crew, Note, crew
+from .crew import Crew, crew
 from .faults import Fault, Kind
 
-__all__ = ["Crew", "Fault", "Kind", "Needs", "Note", "crew"]
+__all__ = ["Crew", "Fault", "Kind", "Needs", "crew"]

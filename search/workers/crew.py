@@ -15,6 +15,7 @@ from ray import exceptions
 from ...errors import ParedError
 from ...evaluators.devices import Reading
 from ...hardware_profiles.profile import HardwareProfile
+from ..records import Note
 from . import lanes
 from .cluster import LOCAL, Head, Needs, check_fits, connect, nodes, slots
 from .code import arrive, import_path
@@ -22,16 +23,6 @@ from .faults import Fault, Kind, result_of
 from .nodes import SILENT_S, NodeWatch
 
 EVERY_S = 1.0  # how often the cluster is looked at
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What a running task last said of itself."""
-
-    doing: str
-    node: str
-    pid: int
-    node_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
