@@ -86,7 +86,7 @@ class _Stack(ctypes.Structure):
 
 @contextmanager
 def _own_signal_stack() -> Iterator[None]:
-    """The plug-in gives the thread another stack for signals, to be allowed AMX, and may leave it set once freed.
+    """The plug-in gives the thread a stack for signals, to be allowed AMX, and may leave it set once freed.
 
     The next signal, a Ctrl-C say, would be a segmentation fault.
     """
