@@ -106,16 +106,23 @@ class Chaos:
         self.hits.append((kind, time.time(), trials))
 
 
-def again_s(chaos: Chaos) -> dict[str, list[float]]:
-    """From a fault until each trial that it hit was sent out again; of workers, until it ran."""
-    found: dict[str, list[float]] = {}
+def again_s(chaos: Chaos) -> dict[str, dict[str, list[float]]]:
+    """Kind of fault -> seconds until each trial that it hit was `sent` out again, and until it was `running`.
+
+    Running means that a worker, with all that it has to import, has taken it up; told where the next thing that
+    happened to the trial was its end.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
     for kind, when, trials in chaos.hits:
         for trial in trials:
             later = [e for e in events(chaos.run) if e.get("trial") == trial and e["time"] > when]
-            if any(e["event"] == "fault" for e in later) and kind != "driver":
-                sent = next((e["time"] for e in later if e["event"] == "started"), None)
-                if sent:
-                    found.setdefault(kind, []).append(round(sent - when, 2))
+            told = [e for e in later if e["event"] in ("started", "ended")]
+            if not told or told[0]["event"] == "ended":
+                continue  # it was over before the fault reached it
+            took = found.setdefault(kind, {"sent": [], "running": []})
+            took["sent"].append(round(told[0]["time"] - when, 2))
+            if [e["event"] for e in told[:2]] == ["started", "ended"] and told[1].get("began"):
+                took["running"].append(round(told[1]["began"] - when, 2))
     return found
 
 
@@ -139,8 +146,9 @@ def main(trials: int) -> None:
             "failed": [t.user_attrs["outcome"]["reason"] for t in found.trials if t.state.name == "FAIL"],
             "lost": trials - counts.complete - counts.failed - counts.refused,
             "counted_twice": sum(n > 1 for n in ends(run).values()),
-            "told_of_faults": dict(reasons), "wall_s": time.time() - began, "sent_again_s": again,
-            "sent_again_s_median": {kind: median(times) for kind, times in again.items()}})
+            "told_of_faults": dict(reasons), "wall_s": time.time() - began, "again_s": again,
+            "again_s_median": {kind: {what: median(times) for what, times in took.items() if times}
+                               for kind, took in again.items()}})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from ..hardware_profiles.load import dump as profile_text
 from ..hardware_profiles.load import is_path
 from ..spaces import space as spaces
 from ..spaces.subject import Subject
-from . import database
 from . import study as book
 from .budget import parse
 from .cache import RUN_ONLY, Cache, home
@@ -199,6 +198,8 @@ def _drive(
         if profile.backend.kind != "node":
             device(profile).check()
     if config.cluster.storage:
+        from . import database  # and SQLAlchemy with it
+
         database.check(config.cluster.storage)
     cluster = config.cluster
     stages = {"train": _needs(cluster.train), "score": _needs(cluster.score)}

@@ -13,13 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from ..errors import MissingExtraError, RunError, first_line
-
-NAME = "study"  # in the run directory: what its study is called in the database
+from .study import IN_DATABASE
 
 
 def name_of(run: Path) -> str:
     """Of the run's study, which no other run has; made up the first time."""
-    kept = run / NAME
+    kept = run / IN_DATABASE
     if not kept.exists():
         kept.write_text(f"{run.resolve().name}-{uuid.uuid4().hex[:12]}\n")
     return kept.read_text().strip()

@@ -17,13 +17,12 @@ from threading import Event, Thread
 
 from ..errors import RunError
 from ..evaluators.folder import Folder
-from . import database
 from .config import RunConfig
 from .journal import NAME, whole
 from .lease import Lease
 from .records import keep
 from .run import CONFIG, STATUS, Run
-from .study import begun
+from .study import IN_DATABASE, begun
 
 EVERY_S = 3.0
 SEGMENTS, SEGMENT = "journal", re.compile(r"[0-9]{12}\.log")
@@ -92,7 +91,7 @@ class Mirror:
         """Nothing before the study is made: a run that failed to start leaves no copy."""
         if not begun(self._run):
             return
-        for name in (CONFIG, database.NAME, *_profiles(self._run), STATUS):
+        for name in (CONFIG, IN_DATABASE, *_profiles(self._run), STATUS):
             path = self._run / name
             content = path.read_bytes() if path.exists() else b""
             if content and self._sent.get(name) != content:
@@ -147,12 +146,12 @@ def journal(folder: Folder) -> tuple[bytes, int]:
 def restore(url: str, out: Path) -> None:
     """The run directory from its copy; its files stay in the store. Raises RunError: no copy there."""
     folder, profiles = Folder(url), Folder(f"{url.rstrip('/')}/{PROFILES}")
-    found = {name: folder.read(name) for name in (CONFIG, STATUS, database.NAME)}
+    found = {name: folder.read(name) for name in (CONFIG, STATUS, IN_DATABASE)}
     if found[CONFIG] is None:
         raise RunError(f"{url} is not a run: it has no {CONFIG}; see cluster.store of its run file")
     for name in (info.name for info in profiles.files() if PROFILE.fullmatch(info.name)):
         found[f"{PROFILES}/{name}"] = profiles.read(name)
-    if found[database.NAME] is None:
+    if found[IN_DATABASE] is None:
         found[NAME] = journal(folder)[0]
     try:
         (out / PROFILES).mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,6 @@ from .front import non_dominated
 from .labels import label
 from .limits import latency_limit, limits, on_profile
 from .records import Untouched
-from .report.page import write as write_report
 from .report.story import Ended, Story
 from .verify import Check, verify
 
@@ -283,7 +282,9 @@ class Run:
         For a run behind a URL, by default in the working directory.
         """
         target = Path(path or ("report.html" if self.copy_of else self.path / "report.html"))
-        write_report(self.story(), target)
+        from .report.page import write  # plotly, which only this needs
+
+        write(self.story(), target)
         return target
 
     def verify(self, subject: Subject | None = None) -> list[Check]:

@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import RunError
-from . import database, notes
+from . import notes
 from .config import RunConfig
 from .journal import NAME, SingleWriterJournal, Storage
 from .records import Outcome, Untouched
@@ -24,6 +24,7 @@ from .records import Outcome, Untouched
 Group = Callable[[], AbstractContextManager[None]]
 
 STUDY = "pared"
+IN_DATABASE = "study"  # a file in the run directory: what the study is called in its database
 # User attributes of a trial.
 RECIPE, DIGEST, ATTEMPT, STARTED, ENDED = "recipe", "digest", "attempt", "started", "ended"
 OUTCOME, REPEAT_OF, ORIGIN = "outcome", "repeat_of", "origin"
@@ -69,6 +70,8 @@ def opened(
 def _written(run: Path, storage: str | None) -> Iterator[tuple[BaseStorage, str, Group]]:
     """Where the study is kept, and its name there."""
     if storage:
+        from . import database  # SQLAlchemy takes as long to import as all the rest of a reader
+
         with database.connected(storage) as connection:
             yield connection, database.name_of(run), nullcontext
         return
@@ -83,7 +86,7 @@ def _written(run: Path, storage: str | None) -> Iterator[tuple[BaseStorage, str,
 
 def begun(run: Path) -> bool:
     """Whether a driver has come as far as making the study."""
-    return any((run / name).is_file() for name in (NAME, database.NAME))
+    return any((run / name).is_file() for name in (NAME, IN_DATABASE))
 
 
 def loaded(run: Path, storage: str | None = None) -> optuna.Study:
@@ -110,6 +113,8 @@ def found(run: Path, storage: str | None = None, whole: bool = True) -> optuna.S
 
 def _stored(run: Path, storage: str | None) -> optuna.Study | None:
     if storage:
+        from . import database
+
         return database.found(run, storage)
     replayed = _replayed(run / NAME)
     if STUDY not in (made.study_name for made in replayed.get_all_studies()):

@@ -15,6 +15,7 @@ from helpers import ALONE, S3, command, load_tiny, write_run_file
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="pared-tests-")
 os.environ.setdefault("RAY_TMPDIR", tempfile.gettempdir())
 os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="pared-tests-")
+os.chmod(tempfile.tempdir, 0o755)  # PostgreSQL, which is another user where this one is root, comes in as well
 
 Pared = Callable[..., subprocess.CompletedProcess[str]]
 

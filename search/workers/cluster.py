@@ -113,9 +113,17 @@ class Head:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """Those that are alive, as Ray tells of them."""
+    """Those that take tasks, as Ray tells of them."""
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in found if node["Alive"]]
+    leaving = _leaving()
+    return [node for node in found if node["Alive"] and node["NodeID"] not in leaving]
+
+
+def _leaving() -> set[str]:
+    """Nodes that were told to go, by a preemption notice for one. Ray Client does not say."""
+    if ray.util.client.ray.is_connected():  # type: ignore[no-untyped-call]
+        return set()
+    return set(ray._private.state.state.get_draining_nodes())
 
 
 def slots(needs: Needs, here: Iterable[Mapping[str, Any]]) -> int:

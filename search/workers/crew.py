@@ -179,7 +179,7 @@ class Crew:
         return [(key, Fault(Kind.LOST, f"its node has not answered for {SILENT_S:.0f} s")) for key in gone]
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1)
 class _Board:
     """Where running tasks post what they are doing."""
 

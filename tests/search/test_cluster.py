@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -39,6 +40,21 @@ def test_a_node_dies_another_joins_and_the_search_goes_on(tmp_path: Path) -> Non
         done(driver, run, 8)
         again = [e for e in events(run, "started") if e["trial"] == fault["trial"]]
         assert [e["attempt"] for e in again] == [1, 1], "the death of its node was held against the trial"
+
+
+def test_a_node_that_gets_notice_takes_no_new_trials_and_what_it_cannot_end_runs_elsewhere(tmp_path: Path) -> None:
+    with nodes(1, 1) as cluster:
+        driver, run = searched(tmp_path, cluster.address, 6)
+        victim, node = raylets(cluster)[0], cluster.worker_nodes[0]
+        until(lambda: on(victim, run))
+        notice = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "4")
+        subprocess.run([sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster.address,
+                        "--node-id", node.node_id, *notice], check=True, capture_output=True)
+        until(lambda: live(run)["workers"] == 1, 10)
+        time.sleep(4)
+        victim.kill()
+        done(driver, run, 6)
+        assert all(event["attempt"] == 1 for event in events(run, "started")), "the notice was held against a trial"
 
 
 def test_a_node_that_freezes_loses_its_trials_and_what_it_says_later_is_ignored(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def free_port() -> int:
 def postgres() -> Iterator[Postgres]:
     if not BINARIES:
         pytest.skip("no PostgreSQL on this machine")
-    # Not below pytest's folder, which another user may not enter.
+    # Not below the folder of pytest, which another user may not enter.
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         server = Postgres(Path(folder))
         patch.setenv("PGPASSWORD", "hush")
@@ -99,7 +99,7 @@ def test_runs_share_a_database_and_not_a_study(storage: str, tmp_path: Path) -> 
             assert found is not None
             seen = found.trials
             assert [t.user_attrs["of"] for t in seen] == [name] and seen[0].values == [0.5, 1e9, 3.0]
-        assert not (run / "journal.log").exists() and "hush" not in (run / database.NAME).read_text()
+        assert not (run / "journal.log").exists() and "hush" not in (run / book.IN_DATABASE).read_text()
     with book.opened(run, made(storage), optuna.samplers.RandomSampler(seed=0)) as (study, _):
         assert len(study.trials) == 1 and study.metric_names == ["accuracy", "latency_ms@host-cpu", "size_bytes"]
 
@@ -120,7 +120,7 @@ def test_a_database_out_of_reach_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     nobody = f"postgresql://me@127.0.0.1:{free_port()}/db"
     with pytest.raises(RunError, match=f"cluster.storage {nobody}: .*refused.*PGPASSWORD"):
         database.check(nobody)
-    (tmp_path / database.NAME).write_text("mine")
+    (tmp_path / book.IN_DATABASE).write_text("mine")
     with pytest.raises(RunError, match="which is not on this machine"):
         book.loaded(tmp_path, f"sqlite:///{tmp_path}/runs.db")
     assert not (tmp_path / "runs.db").exists()
