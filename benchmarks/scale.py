@@ -3,7 +3,8 @@
 `scale.py [WORKERS TRIAL_S TRIALS SAMPLER]` runs one case, without arguments all of CASES. Workers are slots of
 four Ray actors: that shows the driver and Ray, not a thousand processes. Utilisation counts from the first
 start to the last end, with the slots that the ragged last wave leaves empty taken out (`until_drain`: up
-to the moment when the last trial was sent out).
+to the moment when the last trial was sent out). `ms_per_trial` is the driver's own time, by part. `on_paper` says
+what that comes to for clusters and runs larger than any that was tried.
 """
 
 import asyncio
@@ -134,11 +135,31 @@ def case(workers: int, trial_s: float, trials: int, who: str) -> dict[str, Any]:
         with owned(run), book.opened(run, config, sampler(recipes, config, workers)) as (study, group), \
                 heartbeat(run) as beat:
             loop = Driver(study, recipes, config, sleeping(run), crew, beat, group)
+            parts = {"ask": clocked(loop.proposals, "_ask"), "tell": clocked(loop, "_tell"),
+                     "send": clocked(crew, "submit")}
             began = time.perf_counter()
             loop.loop()
-            journal = (run / "journal.log").stat().st_size
+            journal, busy = (run / "journal.log").stat().st_size, time.perf_counter() - began - loop.waited_s
     ray.shutdown()
-    return figures(crew, began, journal) | {"workers": workers, "trial_s": trial_s, "sampler": who}
+    spent = {name: sum(times) for name, times in parts.items()}
+    spent["write, look and wait for room"] = busy - sum(spent.values())
+    per_trial = {name: round(1e3 * seconds / trials, 3) for name, seconds in spent.items()}
+    return figures(crew, began, journal) | {"ms_per_trial": per_trial, "workers": workers, "trial_s": trial_s, "sampler": who}
+
+
+def clocked(owner: Any, name: str) -> list[float]:
+    """Where the seconds of each call of that method will be."""
+    method, times = getattr(owner, name), []
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            times.append(time.perf_counter() - began)
+
+    setattr(owner, name, call)
+    return times
 
 
 def figures(crew: Sleepers, began: float, journal: int) -> dict[str, Any]:
@@ -160,6 +181,19 @@ def spans(crew: Sleepers) -> list[tuple[float, float]]:
     return [(start, start + crew.trial_s * dice.uniform(1 - JITTER, 1 + JITTER)) for start in crew.starts]
 
 
+def on_paper(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Extrapolated from the rows: what the driver can send out, and what a long run leaves behind."""
+    fastest = max(row["trials_per_s"] for row in rows)
+    short, long = (pick(rows, key=lambda row: row["trials"]) for pick in (min, max))
+    kb = 1e3 * (long["driver_mb"] - short["driver_mb"]) / (long["trials"] - short["trials"])
+    runs = {f"{trials:,} trials": {"driver_gb": round(short["driver_mb"] / 1e3 + kb * trials / 1e6, 2),
+                                   "journal_gb": round(long["journal_kb_per_trial"] * trials / 1e6, 2)}
+            for trials in (10_000, 100_000, 1_000_000)}
+    shortest = {f"{workers:,} workers": round(workers / fastest / 0.8, 1) for workers in (256, 1000, 10_000)}
+    return {"trials_per_s_at_most": fastest, "driver_kb_per_trial": kb, "runs": runs,
+            "shortest_trial_s_for_a_utilisation_of_0.8": shortest}
+
+
 def main() -> None:
     if len(sys.argv) > 1:
         row = case(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
@@ -170,7 +204,8 @@ def main() -> None:
     LOG.unlink(missing_ok=True)
     for each in CASES:  # each in a process of its own, for its memory
         subprocess.run([sys.executable, __file__, *map(str, each)], check=True)
-    write("scale", {"cases": [json.loads(line) for line in LOG.read_text().splitlines()]})
+    rows = [json.loads(line) for line in LOG.read_text().splitlines()]
+    write("scale", {"cases": rows, "on_paper": on_paper(rows)})
 
 
 if __name__ == "__main__":

@@ -215,6 +215,7 @@ def _drive(
             scope = replace(scope, sensitivity=found)
         space = spaces.build(scope, config.space, size_counts(config))
         teacher = workers.call(teach, shared, ready.content, cache.url, scope.taps, space.transfers)
+        del shared  # the trials have their own copy, with all else that they need
         bench = Bench(subject, profiles, store, cluster.score.cpus, config.search.seed,
                       ready.untouched.sha256, ready.scores, ready.untouched.latency_ms,
                       limits(config, ready.untouched), teacher, ready.keep, students, ready.content,

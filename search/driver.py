@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -66,7 +66,6 @@ class Driver:
         with self.group(), book.uncollected():
             self.proposals.remember()
         gc.freeze()  # what was read stays: looking through 10,000 trials again and again takes seconds
-        shared = self.crew.share(self.bench)
         finished: list[tuple[int, Any]] = []
         while True:
             with self.group():
@@ -75,7 +74,7 @@ class Driver:
                 self._stop_overdue()
                 flights = self._fill()
             for flight in flights:
-                self._send(flight, shared)
+                self._send(flight)
             self.watch(self)
             if not self.out and self.proposals.over:
                 return
@@ -84,9 +83,8 @@ class Driver:
     def score_front(self, front: list[str]) -> None:
         """Scores each artefact a last time, once in the life of the run."""
         wanted = [sha for sha in dict.fromkeys(front) if book.final_key(sha) not in self.study.user_attrs]
-        shared = self.crew.share(self.bench)
         for key, sha in enumerate(wanted):
-            self.crew.submit(key, final_score, sha, shared, stage="score")
+            self.crew.submit(key, final_score, sha, self._shared, stage="score")
         losses, left = 0, len(wanted)
         while left:
             for key, result in self.crew.wait(TICK_S):
@@ -95,7 +93,7 @@ class Driver:
                     left -= 1
                 elif result.kind in (Kind.LOST, Kind.CRASHED) and losses < MOST_LOSSES:
                     losses += 1
-                    self.crew.submit(key, final_score, wanted[key], shared, stage="score")
+                    self.crew.submit(key, final_score, wanted[key], self._shared, stage="score")
                 else:
                     raise RunError(f"the final scoring of {wanted[key]}: {result.reason}")
             self.watch(self)
@@ -122,11 +120,16 @@ class Driver:
         self.proposals.left(flight)
         self.out[flight.trial.number] = flight
 
-    def _send(self, flight: Flight, shared: Any) -> None:
+    @cached_property
+    def _shared(self) -> Any:
+        """What all trials need, the data above all, once in the cluster."""
+        return self.crew.share(self.bench)
+
+    def _send(self, flight: Flight) -> None:
         stage = "train" if self.proposals.trains(flight) else "score"
         self.tell_event("started", trial=flight.trial.number, attempt=flight.attempt, stage=stage,
                         recipe=flight.recipe.label)
-        self.crew.submit(flight.trial.number, run, self.proposals.job(flight), shared, stage=stage,
+        self.crew.submit(flight.trial.number, run, self.proposals.job(flight), self._shared, stage=stage,
                          roomier=flight.roomier)
 
     def _wait(self) -> list[tuple[int, Any]]:

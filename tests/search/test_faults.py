@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,33 @@ def test_a_disk_that_fills_stops_the_run_with_a_message_and_resume_goes_on(
     assert pared_cli("resume", run).returncode == 0
     finished = pared.open_run(run)
     assert finished.counts().asked == 4 and set(ends(run).values()) == {1}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own that holds the untouched model and little more."""
+    if os.getuid() != 0:
+        pytest.skip("mounting a file system needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80k", "tmpfs", disk], check=True)
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_store_that_fills_stops_the_run_with_a_message_and_resume_goes_on(
+        tmp_path: Path, small_disk: Path, pared_cli) -> None:
+    run_file = write_run_file(tmp_path, space={"prune": False}, search={"trials": 5},
+                              cluster={**ALONE, "store": str(small_disk / "store")})
+    full = pared_cli("search", run_file, "--out", tmp_path / "run")
+    assert full.returncode == 2 and "No space left" in full.stderr and "pared resume" in full.stderr, full.stderr
+    assert "Traceback" not in full.stderr
+    subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)
+    resumed = pared_cli("resume", tmp_path / "run")
+    assert resumed.returncode == 0, resumed.stderr
+    finished = pared.open_run(tmp_path / "run")
+    assert finished.counts().complete == 5 and set(ends(tmp_path / "run").values()) == {1}
+    assert all((small_disk / "store" / "artifacts" / f"{c.sha256}.onnx").stat().st_size for c in finished.candidates)
 
 
 def test_an_unwritable_place_is_refused(tmp_path: Path, pared_cli) -> None:
