@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import socket
 import sys
 import urllib.request
 from pathlib import Path
@@ -51,6 +52,12 @@ def write_run_file(folder: Path, **changes: Any) -> Path:
     path = folder / "run.yaml"
     path.write_text(json.dumps(fields))  # JSON is YAML
     return path
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 class S3:

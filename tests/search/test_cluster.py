@@ -3,17 +3,19 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from clusters import done, events, family, nodes, on, pids, raylets, searched
 from drivers import live, started, until
-from helpers import ALONE, write_run_file
+from helpers import ALONE, free_port, write_run_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -91,6 +93,30 @@ def test_the_head_goes_away_and_the_run_is_resumed_elsewhere(tmp_path: Path, par
     assert pared_cli("resume", run, "--address", "local").returncode == 0
     ended = [event["trial"] for event in events(run, "ended")]
     assert len(ended) == len(set(ended)) == 6 and known <= set(ended)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[str]:
+    """Where a head keeps its state, to be started again with it."""
+    if not (server := shutil.which("redis-server")):
+        pytest.skip("no Redis on this machine")
+    port = free_port()
+    with subprocess.Popen([server, "--port", str(port), "--save", "", "--dir", tmp_path], stdout=subprocess.DEVNULL) as process:
+        yield f"127.0.0.1:{port}"
+        process.kill()
+
+
+def test_a_head_that_is_started_again_with_its_state_is_waited_for(
+        redis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_REDIS_ADDRESS", redis)
+    with nodes(2) as cluster:
+        driver, run = searched(tmp_path, cluster.address, 6)
+        until(lambda: len(events(run, "ended")) >= 2)
+        cluster.head_node.kill_gcs_server()
+        time.sleep(5)
+        cluster.head_node.start_gcs_server()
+        done(driver, run, 6)
+    assert len(events(run, "driver started")) == 1
 
 
 def test_a_driver_that_is_told_to_go_goes_and_can_be_resumed(tmp_path: Path, pared_cli) -> None:

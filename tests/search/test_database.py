@@ -4,7 +4,6 @@ import getpass
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 from drivers import ended, started, until
-from helpers import ALONE, S3, TINY, write_run_file
+from helpers import ALONE, S3, TINY, free_port, write_run_file
 
 import pared
 from pared.errors import MissingExtraError, RunError
@@ -54,12 +53,6 @@ class Postgres:
     @property
     def url(self) -> str:
         return f"postgresql://me@127.0.0.1:{self.port}/postgres"
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
