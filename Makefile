@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# Tests that hold a stopwatch, or stop every Ray cluster of the machine, have it alone.
-ALONE := tests/evaluators/test_latency.py $(addprefix tests/search/test_,cluster.py device_node.py faults.py)
-SHARED := -n 2 --dist loadfile $(ALONE:%=--ignore=%)
+# Tests that hold a stopwatch have the machine alone.
+ALONE := tests/evaluators/test_latency.py $(addprefix tests/search/test_,cluster.py faults.py memory.py network.py)
+SHARED := -n 2 --dist loadgroup $(ALONE:%=--ignore=%)
 
 export OMP_NUM_THREADS ?= 1
 

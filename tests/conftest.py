@@ -11,13 +11,21 @@ import pytest
 from helpers import ALONE, S3, command, load_tiny, write_run_file
 
 # What one session keeps for its runs is not the user's. Two sessions side by side do not wait for one another to
-# measure: a lane is a folder among the temporary ones. Ray's sockets need the short path.
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="pared-tests-")
+# measure: a lane is a folder among the temporary ones. Ray and Chromium have sockets there, whose paths must be short.
 os.environ.setdefault("RAY_TMPDIR", tempfile.gettempdir())
-os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="pared-tests-")
+os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="pared-tests-", dir=os.environ["RAY_TMPDIR"])
+os.environ["XDG_CACHE_HOME"] = os.path.join(tempfile.tempdir, "cache")
 os.chmod(tempfile.tempdir, 0o755)  # PostgreSQL, which is another user where this one is root, comes in as well
 
 Pared = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side go files; but all that needs the finished run goes where it is made once."""
+    for item in items:
+        needs = getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("finished" if "finished" in needs else str(item.path)))
 
 
 @pytest.fixture(scope="session")

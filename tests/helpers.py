@@ -45,7 +45,7 @@ def write_run_file(folder: Path, **changes: Any) -> Path:
         "model": f"{TINY}:subject",
         "space": {"recover": {"epochs": 1}},
         "search": {"trials": 12, "seed": 0},
-        "cluster": {"workers": 2},
+        "cluster": {"workers": 1},  # tests run two at a time
     }
     for key, value in changes.items():
         fields[key] = {**fields[key], **value} if key in fields and key != "model" else value

@@ -88,15 +88,13 @@ def test_a_stored_run_is_verified(stored: str, pared_cli) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_stored_run_is_fetched_and_given_more_trials(stored: str, pared_cli, tmp_path: Path) -> None:
+def test_a_stored_run_is_fetched_once(stored: str, pared_cli, tmp_path: Path) -> None:
     assert pared_cli("resume", stored).returncode == 2
     fetched = pared_cli("fetch", stored, tmp_path / "run")
     assert fetched.returncode == 0 and "6 trials" in fetched.stdout, fetched.stderr
     again = pared_cli("fetch", stored, tmp_path / "run")
     assert again.returncode == 2 and "not empty" in again.stderr
-    resumed = pared_cli("resume", tmp_path / "run", "--trials", 7)
-    assert resumed.returncode == 0, resumed.stderr
-    assert pared.open_run(stored).counts().asked == 7
+    assert pared.open_run(tmp_path / "run").counts().asked == 6
 
 
 @pytest.mark.slow
@@ -127,25 +125,21 @@ def test_a_killed_driver_whose_disk_is_lost_is_taken_up_from_the_copy(s3: S3, pa
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize("seconds", [5, 100])
-def test_a_server_that_goes_away_in_mid_run_corrupts_nothing(s3: S3, pared_cli, tmp_path: Path, seconds: int) -> None:
-    """A short absence is waited for; a long one ends the run with a message, and resume goes on."""
-    run, url = tmp_path / "run", f"s3://{s3.bucket}/away-{seconds}"
+def test_a_server_that_goes_away_in_mid_run_corrupts_nothing(s3: S3, pared_cli, tmp_path: Path) -> None:
+    """It ends the run with a message, and resume goes on. (`test_folder`, `test_mirror`: a short absence is waited for.)"""
+    run, url = tmp_path / "run", f"s3://{s3.bucket}/away"
     driver = started("search", write_run_file(tmp_path, search={"trials": 6}, cluster={**WIDE, "store": url}), "--out", run, stderr=-1)
     until(lambda: ended(run, 2))
     s3.stop()
     try:
-        end = time.time() + seconds
+        end = time.time() + 100
         while time.time() < end and driver.poll() is None:
             time.sleep(0.2)
     finally:
         s3.start()
     told = driver.communicate(timeout=200)[1]
-    if seconds > 60:
-        assert driver.returncode == 2 and "Could not connect" in told and "Traceback" not in told, told
-        assert pared_cli("resume", run).returncode == 0
-    else:
-        assert driver.returncode == 0, told
+    assert driver.returncode == 2 and "Could not connect" in told and "Traceback" not in told, told
+    assert pared_cli("resume", run).returncode == 0
     finished = pared.open_run(url)
     reasons = [t.user_attrs[book.OUTCOME]["reason"] for t in finished.trials]
     assert finished.counts().asked == 6 and not any("s3://" in reason for reason in reasons)
