@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # Tests that hold a stopwatch have the machine alone.
-ALONE := tests/evaluators/test_latency.py $(addprefix tests/search/test_,cluster.py faults.py memory.py network.py)
+ALONE := tests/evaluators/test_latency.py $(addprefix tests/search/test_,cluster.py faults.py launch.py memory.py network.py)
 SHARED := -n 2 --dist loadgroup $(ALONE:%=--ignore=%)
 
 export OMP_NUM_THREADS ?= 1

@@ -18,7 +18,7 @@ from ...hardware_profiles.profile import HardwareProfile
 from .code import shipped
 from .faults import short
 
-LOCAL, CLIENT = "local", "ray://"
+LOCAL = "local"
 HEADLESS_S = 30.0  # a head that is restarted with its state has so long
 
 
@@ -93,8 +93,8 @@ class Head:
     Ray Client has a connection to it, and tells when that breaks.
     """
 
-    def __init__(self, address: str) -> None:
-        self._address = "" if address.startswith(CLIENT) else ray.get_runtime_context().gcs_address
+    def __init__(self) -> None:
+        self._address = "" if by_client() else ray.get_runtime_context().gcs_address
         self._seen = time.monotonic()
 
     def answers(self) -> bool:
@@ -121,9 +121,17 @@ def nodes() -> list[dict[str, Any]]:
 
 def _leaving() -> set[str]:
     """Nodes that were told to go, by a preemption notice for one. Ray Client does not say."""
-    if ray.util.client.ray.is_connected():  # type: ignore[no-untyped-call]
-        return set()
-    return set(ray._private.state.state.get_draining_nodes())
+    return set() if by_client() else set(ray._private.state.state.get_draining_nodes())
+
+
+def dashboard() -> str:
+    """Address of Ray's own page about the cluster; empty where there is none. Ray Client does not say."""
+    return "" if by_client() else str(ray._private.worker.get_dashboard_url() or "")  # type: ignore[no-untyped-call]
+
+
+def by_client() -> bool:
+    """Whether this process is outside the cluster."""
+    return bool(ray.util.client.ray.is_connected())  # type: ignore[no-untyped-call]
 
 
 def slots(needs: Needs, here: Iterable[Mapping[str, Any]]) -> int:

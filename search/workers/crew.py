@@ -17,10 +17,11 @@ from ...evaluators.devices import Reading
 from ...hardware_profiles.profile import HardwareProfile
 from ..records import Note
 from . import lanes
-from .cluster import LOCAL, Head, Needs, check_fits, connect, nodes, slots
+from .cluster import LOCAL, Head, Needs, check_fits, connect, dashboard, nodes, slots
 from .code import arrive, import_path
 from .faults import Fault, Kind, result_of
 from .nodes import SILENT_S, NodeWatch
+from .parcel import Parcel
 
 EVERY_S = 1.0  # how often the cluster is looked at
 
@@ -61,7 +62,7 @@ class Crew:
         self._running: dict[Any, _Ticket] = {}  # by ref
         self._tickets = count()
         self._watch = NodeWatch()
-        self._head, self._reached, self._looked = Head(address), True, time.monotonic()
+        self._head, self._reached, self._looked = Head(), True, time.monotonic()
         self._slots = slots(self._needs, nodes())
 
     @property
@@ -71,8 +72,7 @@ class Crew:
 
     @property
     def dashboard(self) -> str:
-        """Address of Ray's own page about the cluster; empty where there is none."""
-        return str(ray._private.worker.get_dashboard_url() or "")  # type: ignore[no-untyped-call]
+        return dashboard()
 
     @property
     def silent(self) -> frozenset[str]:
@@ -81,7 +81,7 @@ class Crew:
 
     def share(self, value: object) -> Any:
         """Puts a value where every worker can read it without a copy."""
-        return ray.put(value)
+        return ray.put(Parcel.of(value))
 
     def submit(
         self, key: int, function: Callable[..., Any], *args: object, stage: str = "", roomier: bool = False
@@ -216,7 +216,7 @@ def _task(
         return lanes.read(profile, devices[profile], what, report)
 
     report("starting")
-    args = tuple(ray.get(arg) if isinstance(arg, ray.ObjectRef) else arg for arg in args)
+    args = tuple(ray.get(arg).opened() if isinstance(arg, ray.ObjectRef) else arg for arg in args)
     return function(*args, measure, report)
 
 
