@@ -47,7 +47,7 @@ def ray_start(*options: str, before: tuple[str, ...] = ()) -> Iterator[psutil.Pr
 
 
 def raylets(cluster: Cluster) -> list[psutil.Process]:
-    """Of the nodes beside the head, in the order in which they joined."""
+    """Of the nodes beside the head."""
     return [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in cluster.worker_nodes]
 
 

@@ -47,7 +47,7 @@ def test_a_node_dies_another_joins_and_the_search_goes_on(tmp_path: Path) -> Non
 def test_a_node_that_gets_notice_takes_no_new_trials_and_what_it_cannot_end_runs_elsewhere(tmp_path: Path) -> None:
     with nodes(1, 1) as cluster:
         driver, run = searched(tmp_path, cluster.address, 6)
-        victim, node = raylets(cluster)[0], cluster.worker_nodes[0]
+        victim, node = raylets(cluster)[0], next(iter(cluster.worker_nodes))
         until(lambda: on(victim, run))
         notice = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "4")
         subprocess.run([sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster.address,

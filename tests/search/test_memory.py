@@ -25,7 +25,7 @@ def test_a_trial_that_needs_more_memory_than_there_is_fails_after_a_second_try_a
     monkeypatch.setenv("RAY_memory_usage_threshold", f"{threshold:.3f}")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
     with nodes(2) as cluster:
-        driver, run = searched(tmp_path, cluster.address, 5, model=f"{LARGE}:hungry")
+        driver, run = searched(tmp_path, cluster.address, 5, model=f"{LARGE}:leaking")
         told = driver.communicate(timeout=300)[1]
     assert driver.returncode == 0, told
     ended = events(run, "ended")

@@ -1,4 +1,4 @@
-"""The tiny subject, with a loss that takes memory; and with more data than an object store may hold."""
+"""The tiny subject, with a loss that leaks memory; and with more data than an object store may hold."""
 
 import sys
 from pathlib import Path
@@ -11,19 +11,18 @@ import pared
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny import arrays, trained
 
-GIGABYTES = 6
-HELD = []
+LEAKED = []
 
 
-class HungryLoss(pared.Classification):
+class LeakingLoss(pared.Classification):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        HELD.append(np.ones(GIGABYTES << 27))
+        LEAKED.append(np.ones(1 << 26))  # half a gigabyte a step
         return super().loss(outputs, targets)
 
 
-def hungry() -> pared.Classification:
+def leaking() -> pared.Classification:
     data = arrays()
-    return HungryLoss(trained, data["train"], data["validation"], data["test"])
+    return LeakingLoss(trained, data["train"], data["validation"], data["test"])
 
 
 def much_data() -> pared.Classification:
