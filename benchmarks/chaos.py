@@ -130,7 +130,7 @@ def main(trials: int) -> None:
     with tempfile.TemporaryDirectory() as folder, nodes(1, 1, 1, 1) as cluster:
         run = Path(folder) / "run"
         run_file = write_run_file(
-            Path(folder), search={"trials": trials}, space={"recover": {"epochs": 1}, "int8_nncf": False},
+            Path(folder), profiles=["host-cpu"], search={"trials": trials}, space={"recover": {"epochs": 1}, "int8_nncf": False},
             cluster={**ALONE, "workers": None, "address": cluster.address})
         chaos, began = Chaos(cluster, run, trials), time.time()
         chaos.driver = started("search", run_file, "--out", run)

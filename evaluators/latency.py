@@ -28,6 +28,7 @@ PREEMPTED = 1.1  # wall over CPU time
 CLEAN, SETTLED = 0.9, 0.02  # least share of clean pairs, largest spread of the ratio
 # Pairs of bursts in a block, attempt by attempt: during the search; for the final front.
 QUICK, THOROUGH = (20, 40), (60,)
+ATTEMPT_S, FEWEST = 30.0, 5  # what an attempt may take, by having fewer pairs in a block; no fewer than these
 
 Once = Callable[[], None]
 
@@ -83,7 +84,7 @@ def compare(
 def _timed(candidate: Once, reference: Once, pairs: int, check_cpu: bool) -> Timing | None:
     """None when fewer than three blocks had enough undisturbed pairs."""
     sides = ((candidate, _burst(candidate)), (reference, _burst(reference)))
-    blocks, walls = [], []
+    pairs, blocks, walls = _affordable(pairs, sides), [], []
     for _ in range(BLOCKS):
         block = [p for i in range(pairs) if (p := _pair(*sides, i % 2 == 0, check_cpu))]
         walls += [mine for mine, _ in block]
@@ -101,6 +102,15 @@ def _timed(candidate: Once, reference: Once, pairs: int, check_cpu: bool) -> Tim
         clean=len(walls) / (BLOCKS * pairs),
         pairs=len(walls),
     )
+
+
+def _affordable(pairs: int, sides: tuple[tuple[Once, int], ...]) -> int:
+    """As many as asked for, or as there is time for: one of a model of 200 ms takes 0.8 s."""
+    began = perf_counter_ns()
+    for run, count in sides:
+        _wall_ms(run, count, False)
+    seconds = (perf_counter_ns() - began) / 1e9
+    return min(pairs, max(FEWEST, int(ATTEMPT_S / BLOCKS / seconds)))
 
 
 def _pair(

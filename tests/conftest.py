@@ -53,7 +53,8 @@ def pared_cli() -> Pared:
 def finished(tmp_path_factory: pytest.TempPathFactory, pared_cli: Pared) -> Path:
     """A run of 12 trials on real Ray, through the command line; many tests read it."""
     folder = tmp_path_factory.mktemp("finished")
-    run_file = write_run_file(folder, search={"trials": 12}, max_accuracy_drop=0.05, cluster=ALONE)
+    run_file = write_run_file(folder, profiles=["host-cpu"], search={"trials": 12}, max_accuracy_drop=0.05,
+                              cluster=ALONE)
     result = pared_cli("search", run_file, "--out", folder / "run")
     assert result.returncode == 0, result.stderr
     return folder / "run"

@@ -40,6 +40,13 @@ def test_settled_means_calm_and_mostly_undisturbed() -> None:
     assert not latency.Timing(1.0, 2.0, 0.5, spread=0.01, p95_ms=1.1, clean=0.5, pairs=240).settled
 
 
+def test_a_slow_model_is_measured_in_fewer_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "ATTEMPT_S", 0.2)
+    timing = latency._timed(lambda: time.sleep(0.002), lambda: time.sleep(0.004), 60, False)
+    assert timing and timing.pairs == latency.BLOCKS * latency.FEWEST
+    assert timing.ratio == pytest.approx(0.5, abs=0.1)
+
+
 def test_a_figure_that_is_not_finite_is_no_measurement() -> None:
     from pared.errors import MetricError
 

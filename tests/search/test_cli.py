@@ -18,7 +18,7 @@ def refused(result, *told: str) -> None:
 @pytest.mark.parametrize(("changes", "told"), [
     ({"profiles": ["hots-cpu"]}, "did you mean 'host-cpu'"),
     ({"serach": {}}, "did you mean 'search'"),
-    ({"budgets": {"host-cpu": {"latency": "quick"}}}, "cannot be read"),
+    ({"profiles": ["host-cpu"], "budgets": {"host-cpu": {"latency": "quick"}}}, "cannot be read"),
     ({"model": "./nowhere.py:subject"}, "there is no file"),
     ({"model": f"{TINY}:subjekt"}, "has no 'subjekt'"),
 ])

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,17 +22,19 @@ PORT, PAGE, CLIENTS = 46380, 46381, 46382
 def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of those who may use the cluster."""
     secret = tmp_path_factory.mktemp("auth") / "token"
+    # Not where other clusters of this machine are: a job would take the address of the latest of them.
+    home = tempfile.mkdtemp(prefix="ray-", dir=os.environ["RAY_TMPDIR"])
     secret.write_text("0123456789abcdef" * 4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(secret))
-        with ray_start("--head", f"--port={PORT}", "--num-cpus=2", f"--dashboard-port={PAGE}",
+        with ray_start("--head", f"--port={PORT}", f"--temp-dir={home}", "--num-cpus=2", f"--dashboard-port={PAGE}",
                        f"--ray-client-server-port={CLIENTS}"):
             yield dict(os.environ)
 
 
 def small(folder: Path) -> Path:
-    return write_run_file(folder, search={"trials": 2}, space={"prune": False}, cluster={**ALONE, "workers": None})
+    return write_run_file(folder, profiles=["host-cpu"], search={"trials": 2}, space={"prune": False}, cluster={**ALONE, "workers": None})
 
 
 def test_whoever_has_no_token_is_told_and_nothing_is_written(token: dict[str, str], tmp_path: Path, pared_cli) -> None:

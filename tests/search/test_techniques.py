@@ -90,7 +90,7 @@ def test_the_command_lists_them_for_profiles_or_a_run_file(pared_cli, tmp_path: 
     asked = pared_cli("techniques", "--json", "--profile", "host-cpu", "--profile", "rpi4-ort-cpu")
     assert set(json.loads(asked.stdout)[0]["profiles"]) == {"host-cpu", "rpi4-ort-cpu"}
     run_file = write_run_file(tmp_path)
-    assert set(json.loads(pared_cli("techniques", run_file, "--json").stdout)[0]["profiles"]) == {"host-cpu"}
+    assert set(json.loads(pared_cli("techniques", run_file, "--json").stdout)[0]["profiles"]) == {"rpi4-ort-cpu"}
     shown = pared_cli("techniques", "--profile", "host-cpu").stdout
     assert "mixed" in shown and "average_bits" in shown and "size only" in shown
 
