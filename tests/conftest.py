@@ -20,14 +20,6 @@ os.chmod(tempfile.tempdir, 0o755)  # PostgreSQL, which is another user where thi
 Pared = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side go files; but all that needs the finished run goes where it is made once."""
-    for item in items:
-        needs = getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("finished" if "finished" in needs else str(item.path)))
-
-
 @pytest.fixture(scope="session")
 def tiny() -> Any:
     """The module tests/subjects/tiny.py."""
