@@ -150,4 +150,4 @@ def test_more_than_any_node_has_is_told_at_once(pared_cli, tmp_path: Path) -> No
     run_file = write_run_file(tmp_path, cluster={"train": {"cpus": 1, "gpus": 2, "memory": "4GB"}})
     result = pared_cli("search", run_file, "--out", tmp_path / "run")
     assert result.returncode == 2 and not (tmp_path / "run").exists()
-    assert "cluster.train asks for 1 CPUs, 2 GPUs, 4.0 GB; the largest node has 2 CPUs" in result.stderr
+    assert "cluster.train asks for 1 CPUs, 2 GPUs, 4.0 GB; the largest node has 1 CPUs" in result.stderr
