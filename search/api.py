@@ -1,8 +1,8 @@
 """The same words in Python as on the command line: search, resume, open_run."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -249,11 +249,23 @@ def _search(
         tell("driver started", workers=workers.workers, address=config.cluster.address)
         if origin:
             driver.proposals.inherit(origin)
-        driver.loop()
-        while missing := Run(out, study).unfinished():
-            driver.score_front(missing)  # a figure measured at length may bring another to the front
+        with _resumable(out):
+            driver.loop()
+            while missing := Run(out, study).unfinished():
+                driver.score_front(missing)  # a figure measured at length may bring another to the front
         tell("driver finished", trials=dict(driver.ended))
         beat(driver)
+
+
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """What ends the driver says how to go on."""
+    try:
+        yield
+    except RunError as error:
+        if "`pared " in str(error):  # it does already
+            raise
+        raise RunError(f"{error}; `pared resume {out}` goes on from here") from error
 
 
 def _logs(out: Path, config: RunConfig) -> str:
