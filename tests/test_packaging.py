@@ -54,8 +54,7 @@ def test_rooms_import_only_floors_below_and_by_relative_name(room: str) -> None:
 
 def test_ray_and_optuna_stay_behind_their_doors() -> None:
     doors = {"ray": {f"search/workers/{name}.py" for name in ("cluster", "crew", "faults", "lanes", "meters",
-                                                        "nodes",
-                                                                 "parcel")},
+                                                        "nodes", "parcel")},
              "optuna": {f"search/{name}.py" for name in ("suggest", "study", "journal", "database", "driver",
                                                          "proposals", "run")}}
     for path in (p for room in ROOMS for p in sources(room)):
