@@ -77,7 +77,7 @@ def _seized(fd: int) -> bool:
 
 
 def _shared(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names and words are the same strings in all records: 4 of 17 kB that a trial takes."""
+    """An object whose names and words are the same strings in all records: a long run repeats them."""
     return {intern(name): intern(value) if type(value) is str else value for name, value in pairs}
 
 

@@ -281,9 +281,9 @@ class Run:
 
         For a run behind a URL, by default in the working directory.
         """
-        target = Path(path or ("report.html" if self.copy_of else self.path / "report.html"))
         from .report.page import write  # plotly, which only this needs
 
+        target = Path(path or ("report.html" if self.copy_of else self.path / "report.html"))
         write(self.story(), target)
         return target
 

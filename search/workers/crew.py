@@ -72,6 +72,7 @@ class Crew:
 
     @property
     def dashboard(self) -> str:
+        """Address of Ray's own page about the cluster; empty where there is none."""
         return dashboard()
 
     @property
