@@ -18,7 +18,7 @@ from common import write
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 os.environ.update(RAY_AUTH_MODE="disabled", OMP_NUM_THREADS="1")
-from clusters import events, family, nodes, raylets
+from clusters import events, family, nodes, raylets, workers_of
 from drivers import started, until, working
 from helpers import ALONE, TINY, write_run_file
 
@@ -57,10 +57,8 @@ def victim(cluster: Any, run: Path, anywhere: bool) -> tuple[psutil.Process, dic
     if anywhere and rows:
         return psutil.Process(), next(iter(rows.values()))
     for raylet in raylets(cluster):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in raylet.children(recursive=True):
-                if child.pid in rows:
-                    return raylet, rows[child.pid]
+        for pid in workers_of(raylet) & rows.keys():
+            return raylet, rows[pid]
     return None
 
 

@@ -20,7 +20,7 @@ from common import write
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 os.environ.update(RAY_AUTH_MODE="disabled", OMP_NUM_THREADS="1")
-from clusters import events, family, nodes, on, pids, raylets
+from clusters import events, family, nodes, on, pids, raylets, workers_of
 from drivers import ends, live, started, until, working
 from helpers import ALONE, write_run_file
 
@@ -98,7 +98,7 @@ class Chaos:
         return {row["trial"]: row["pid"] for row in live(self.run)["running"]}
 
     def _on(self, raylet: psutil.Process) -> set[int]:
-        here = {child.pid for child in raylet.children(recursive=True)}
+        here = workers_of(raylet)
         return {trial for trial, pid in self._running().items() if pid in here}
 
     def _note(self, kind: str, trials: set[int]) -> None:

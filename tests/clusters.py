@@ -15,6 +15,8 @@ from ray.cluster_utils import Cluster
 
 import pared
 
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]  # the command `ray` of this environment
+
 
 @contextlib.contextmanager
 def nodes(*cpus: int, **head: Any) -> Iterator[Cluster]:
@@ -31,7 +33,7 @@ def nodes(*cpus: int, **head: Any) -> Iterator[Cluster]:
 @contextlib.contextmanager
 def ray_start(*options: str, before: tuple[str, ...] = ()) -> Iterator[psutil.Process]:
     """A node as the command `ray start` makes it, for as long as the context lasts."""
-    command = [*before, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *options]
+    command = [*before, *RAY, "start", "--block", "--disable-usage-stats", *options]
     with psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             told = ""
@@ -68,11 +70,16 @@ def pids(run: Path) -> set[int]:
     return {row["pid"] for row in working(run)}
 
 
-def on(process: psutil.Process, run: Path) -> bool:
-    """Whether a trial runs on the node of that raylet."""
+def workers_of(raylet: psutil.Process) -> set[int]:
+    """Pids of all that runs on its node; none where it is dead."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(pids(run) & {child.pid for child in process.children(recursive=True)})
-    return False
+        return {child.pid for child in raylet.children(recursive=True)}
+    return set()
+
+
+def on(raylet: psutil.Process, run: Path) -> bool:
+    """Whether a trial runs on the node of that raylet."""
+    return bool(pids(run) & workers_of(raylet))
 
 
 def done(driver: subprocess.Popen[str], run: Path, trials: int, seconds: float = 300) -> None:

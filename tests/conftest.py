@@ -57,6 +57,12 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture
+def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For clusters that ask for none; an earlier local one may have left a token."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3]:
     """An S3-compatible server on loopback, for this process and all that it starts."""

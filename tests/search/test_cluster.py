@@ -6,23 +6,17 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from clusters import done, events, family, nodes, on, pids, raylets, searched
+from clusters import RAY, done, events, family, nodes, on, pids, raylets, searched
 from drivers import live, started, until
 from helpers import ALONE, free_port, write_run_file
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
-
-
-@pytest.fixture(autouse=True)
-def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # an earlier local cluster may have left a token
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("no_token")]
 
 
 def test_a_node_dies_another_joins_and_the_search_goes_on(tmp_path: Path) -> None:
@@ -50,7 +44,7 @@ def test_a_node_that_gets_notice_takes_no_new_trials_and_what_it_cannot_end_runs
         victim, node = raylets(cluster)[0], next(iter(cluster.worker_nodes))
         until(lambda: on(victim, run))
         notice = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "4")
-        subprocess.run([sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster.address,
+        subprocess.run([*RAY, "drain-node", "--address", cluster.address,
                         "--node-id", node.node_id, *notice], check=True, capture_output=True)
         until(lambda: live(run)["workers"] == 1, 10)
         time.sleep(4)

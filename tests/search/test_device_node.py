@@ -17,9 +17,8 @@ PORT = 46479
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def cluster(no_token: None) -> Iterator[str]:
     """One node that works."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # an earlier local cluster may have left a token
     with ray_start("--head", f"--port={PORT}", "--num-cpus=2", "--include-dashboard=false"):
         yield f"127.0.0.1:{PORT}"
 

@@ -3,13 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusters import ray_start
+from clusters import RAY, ray_start
 from helpers import ALONE, command, write_run_file
 
 import pared
@@ -22,10 +21,10 @@ PORT, PAGE, CLIENTS = 46380, 46381, 46382
 def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of those who may use the cluster."""
     secret = tmp_path_factory.mktemp("auth") / "token"
-    # Not where other clusters of this machine are: a job would take the address of the latest of them.
-    home = tempfile.mkdtemp(prefix="ray-", dir=os.environ["RAY_TMPDIR"])
     secret.write_text("0123456789abcdef" * 4)
-    with pytest.MonkeyPatch.context() as patch:
+    # Not where other clusters of this machine are: a job would take the address of the latest of them.
+    apart = tempfile.TemporaryDirectory(prefix="ray-", dir=os.environ["RAY_TMPDIR"], ignore_cleanup_errors=True)
+    with apart as home, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(secret))
         with ray_start("--head", f"--port={PORT}", f"--temp-dir={home}", "--num-cpus=2", f"--dashboard-port={PAGE}",
@@ -49,7 +48,7 @@ def test_whoever_has_no_token_is_told_and_nothing_is_written(token: dict[str, st
 def test_a_search_is_submitted_as_a_job(token: dict[str, str], tmp_path: Path) -> None:
     search = command("search", small(tmp_path).name, "--out", tmp_path / "run", "--address", "auto")
     told = subprocess.run(
-        [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", f"http://127.0.0.1:{PAGE}",
+        [*RAY, "job", "submit", "--address", f"http://127.0.0.1:{PAGE}",
          "--working-dir", str(tmp_path), "--", *search], capture_output=True, text=True, timeout=300, env=token)
     assert told.returncode == 0, told.stdout + told.stderr
     assert "pared: finished complete=2 refused=0 failed=0" in told.stdout + told.stderr

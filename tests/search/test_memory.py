@@ -9,13 +9,8 @@ from helpers import TINY
 
 import pared
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("no_token")]
 LARGE = TINY.parent / "large.py"
-
-
-@pytest.fixture(autouse=True)
-def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
 
 
 def test_a_trial_that_needs_more_memory_than_there_is_fails_after_a_second_try_and_the_search_goes_on(

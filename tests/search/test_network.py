@@ -23,9 +23,8 @@ def ip(*command: str) -> None:
 
 
 @pytest.fixture
-def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
+def far(no_token: None) -> Iterator[psutil.Process]:
     """The node at the other end of the cable, in a cluster of two."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     inside = ("netns", "exec", FAR, "ip")
     with contextlib.ExitStack() as ends:
         ip("netns", "add", FAR)
