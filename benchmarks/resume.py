@@ -63,7 +63,7 @@ def main(trials: int) -> None:
         run = Path(folder)
         made(run, trials)
         told = [json.loads(subprocess.run([sys.executable, __file__, "open", folder], check=True,
-                                          capture_output=True, text=True).stdout) for _ in range(3)]
+                                          stdout=subprocess.PIPE, text=True).stdout) for _ in range(3)]
         write("resume", {"trials": trials, "journal_mb": (run / "journal.log").stat().st_size / 1e6, "runs": told})
 
 
