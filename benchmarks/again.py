@@ -69,7 +69,7 @@ def main(rounds: int) -> None:
         run_file = write_run_file(
             Path(folder), model=f"{TINY.parent}/slow.py:subject", search={"trials": 30, "max_attempts": 100},
             cluster={**ALONE, "workers": 2, "address": cluster.address})
-        driver = started("search", run_file, "--out", run)
+        driver = started("search", run_file, "--out", run, stderr=None)
         for kind in list(found) * rounds:
             found[kind].append(fault(kind, cluster, run))
             print(kind, found[kind][-1], flush=True)

@@ -20,7 +20,7 @@ from .records import Job, Outcome
 from .sampler import Exhausted
 from .suggest import suggest
 
-REASKS = 50  # proposals in a row that were tried already, before the space counts as exhausted
+REASKS = 50  # proposals of the sampler in a row that were tried already, before the space counts as exhausted
 
 
 @dataclass
@@ -29,18 +29,17 @@ class Flight:
 
     trial: optuna.Trial
     recipe: Recipe
+    values: Values
     attempt: int = 0
     losses: int = 0  # times that its node went away
     roomier: bool = False
     deadline: float = 0.0
     submitted: float = 0.0
     prefix: str = field(init=False)
-    values: Values = field(init=False)  # a copy at each asking costs time
     file: str | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.prefix = self.recipe.prefix.digest
-        self.values, self.file = self.trial.params, self.trial.user_attrs.get(book.FILE)
+        self.prefix, self.file = self.recipe.prefix.digest, self.trial.user_attrs.get(book.FILE)
 
 
 class Proposals:
@@ -68,7 +67,7 @@ class Proposals:
             elif book.RECIPE in frozen.user_attrs:
                 recipe = from_json(frozen.user_attrs[book.RECIPE])
                 self.seen[recipe.digest] = frozen.number
-                self.note(recipe, frozen.params, frozen.user_attrs.get(book.OUTCOME, {}))
+                self.note(recipe, self.space.exact(frozen.params), frozen.user_attrs.get(book.OUTCOME, {}))
         for frozen in running:
             self._adopt(frozen)
         for values in self.space.anchors():
@@ -158,7 +157,8 @@ class Proposals:
 
     def _ask(self) -> Flight | None:
         """The next recipe that is new; None when there is none, or the run is to have no more."""
-        for _ in range(REASKS if self._may_ask() else 0):
+        repeats = 0
+        while repeats < REASKS and self._may_ask():
             trial = self.study.ask()
             try:
                 recipe = self._recipe(trial)
@@ -166,9 +166,9 @@ class Proposals:
                 book.put_aside(self.study, trial, trial.number)
                 break
             if recipe.digest not in self.seen:
-                self._write_ahead(trial, recipe)
-                return Flight(trial, recipe)
+                return self._written_ahead(trial, recipe)
             book.put_aside(self.study, trial, self.seen[recipe.digest])
+            repeats += book.ORIGIN not in trial.user_attrs
         self.exhausted = self._may_ask()
         return None
 
@@ -179,21 +179,22 @@ class Proposals:
         if recipe.digest in self.seen:
             book.put_aside(self.study, trial, self.seen[recipe.digest])
             return
-        self._write_ahead(trial, recipe)
+        flight = self._written_ahead(trial, recipe)
         # The attempt that died with its driver was not the trial's own fault: it is not counted.
-        self._held.append(Flight(trial, recipe, max(0, attempt - 1)))
+        flight.attempt = max(0, attempt - 1)
+        self._held.append(flight)
 
     def _recipe(self, trial: optuna.Trial) -> Recipe:
         """As the sampler proposes, or the one that the trial was given."""
         given = trial.user_attrs.get(book.GIVEN)
         return from_json(given) if given else self.space.decode(suggest(trial, self.space))
 
-    def _write_ahead(self, trial: optuna.Trial, recipe: Recipe) -> None:
+    def _written_ahead(self, trial: optuna.Trial, recipe: Recipe) -> Flight:
         self.seen[recipe.digest] = trial.number
         trial.set_user_attr(book.RECIPE, recipe.json)
         trial.set_user_attr(book.DIGEST, recipe.digest)
+        return Flight(trial, recipe, self.space.exact(trial.params))
 
     def _enqueue(self, values: Values, origin: str) -> None:
-        recipe = self.space.decode(values)
-        if recipe.digest not in self.seen:
+        if self.space.decode(values).digest not in self.seen:
             self.study.enqueue_trial(values, user_attrs={book.ORIGIN: origin})

@@ -123,6 +123,7 @@ class _Trial:
         if needs_training:
             started = perf_counter()
             with self.lane.working() as turn:
+                self.report("training")
                 graph = self._recovered(turn) if recovers else graph
                 file = self._finished(graph, tuned=True, final=True, turn=turn)
             self.train_s = perf_counter() - started
