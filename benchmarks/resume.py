@@ -6,6 +6,7 @@ writing, what earlier drivers left, and the next trial. Starting Ray and looking
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,11 +27,17 @@ TRIALS, WORKERS = 10_000, 256
 def made(run: Path, trials: int) -> None:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     config = build({"model": "a:b", "search": {"trials": trials, "sampler": "front"}}, {}, "resume")
+    run.mkdir()
     keep_config(run, config)
     with owned(run), book.opened(run, config, sampler(recipes_of(), config, WORKERS)) as (study, group):
         book.keep_untouched(study, Untouched("0" * 64, 1000, 0.9, {"host-cpu": 1.0}, 1000))
         Driver(study, recipes_of(), config, sleeping(run), Sleepers(WORKERS, 0.0), lambda _: None, group).loop()
     ray.shutdown()
+
+
+def copied(run: Path, i: int) -> str:
+    """A run that nobody has gone on with."""
+    return str(shutil.copytree(run, run.with_name(f"copy{i}")))
 
 
 def opened(run: Path) -> dict[str, Any]:
@@ -60,10 +67,10 @@ def opened(run: Path) -> dict[str, Any]:
 
 def main(trials: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder)
+        run = Path(folder) / "run"
         made(run, trials)
-        told = [json.loads(subprocess.run([sys.executable, __file__, "open", folder], check=True,
-                                          stdout=subprocess.PIPE, text=True).stdout) for _ in range(3)]
+        told = [json.loads(subprocess.run([sys.executable, __file__, "open", copied(run, i)], check=True,
+                                          stdout=subprocess.PIPE, text=True).stdout) for i in range(3)]
         write("resume", {"trials": trials, "journal_mb": (run / "journal.log").stat().st_size / 1e6, "runs": told})
 
 

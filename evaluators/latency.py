@@ -2,7 +2,8 @@
 
 Pairs are interleaved because frequency and caches drift; a run whose wall time exceeds the thread's
 CPU time was preempted and its pair is dropped. Under preemption a ratio of plain medians is biased,
-not only noisy, so what does not settle is marked unstable.
+not only noisy, so what does not settle is marked unstable; and so is what was read while others worked on the
+machine: they share its caches and its memory, which slows two files differently and may look calm.
 """
 
 import os
@@ -18,6 +19,7 @@ from ..errors import MetricError
 from ..hardware_profiles.profile import Runtime as RuntimeSettings
 from ..spaces.subject import Array
 from .lane import Lane
+from .neighbours import Neighbours
 from .runtimes import runtime
 
 WARM_UP, BLOCKS = 20, 12
@@ -26,6 +28,7 @@ ON_THREAD = ("CPUExecutionProvider", "CPU", "XNNPACK")
 BURST_MS = 1.2  # both sides of a pair run about this long, so that neither finds the other's cache
 PREEMPTED = 1.1  # wall over CPU time
 CLEAN, SETTLED = 0.9, 0.02  # least share of clean pairs, largest spread of the ratio
+CROWDED = 0.1  # of the machine in use by others
 # Pairs of bursts in a block, attempt by attempt: during the search; for the final front.
 QUICK, THOROUGH = (20, 40), (60,)
 ATTEMPT_S, FEWEST = 30.0, 5  # what an attempt may take, by having fewer pairs in a block; no fewer than these
@@ -44,11 +47,12 @@ class Timing:
     p95_ms: float
     clean: float
     pairs: int
+    others: float = 0.0  # share of the machine that other processes used meanwhile
     provider_share: Mapping[str, float] = field(default_factory=dict)  # of the candidate's nodes
 
     @property
     def settled(self) -> bool:
-        return self.clean >= CLEAN and self.spread <= SETTLED
+        return self.clean >= CLEAN and self.spread <= SETTLED and self.others <= CROWDED
 
 
 def compare(
@@ -71,9 +75,10 @@ def compare(
             sessions = [engine.load(file, settings.threads) for file in (candidate, reference)]
             runs = [session.bound(inputs) for session in sessions]
             alone = settings.threads == 1 and settings.provider in ON_THREAD
+            neighbours = Neighbours()
             timing = _timed(runs[0], runs[1], pairs, alone)
         if timing:
-            timing = replace(timing, provider_share=sessions[0].provider_share)
+            timing = replace(timing, provider_share=sessions[0].provider_share, others=neighbours.share())
         if timing and timing.settled:
             return timing
     if timing is None:

@@ -112,9 +112,18 @@ class Head:
 
 def nodes() -> list[dict[str, Any]]:
     """Those that take tasks, as Ray tells of them."""
-    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     leaving = _leaving()
-    return [node for node in found if node["Alive"] and node["NodeID"] not in leaving]
+    return [node for node in _known() if node["Alive"] and node["NodeID"] not in leaving]
+
+
+def dead() -> set[str]:
+    """Ids of those that Ray has given up."""
+    return {node["NodeID"] for node in _known() if not node["Alive"]}
+
+
+def _known() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return found
 
 
 def _leaving() -> set[str]:

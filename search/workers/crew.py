@@ -17,7 +17,7 @@ from ...evaluators.devices import Reading
 from ...hardware_profiles.profile import HardwareProfile
 from ..records import Note
 from . import lanes
-from .cluster import LOCAL, Head, Needs, check_fits, connect, dashboard, nodes, slots
+from .cluster import LOCAL, Head, Needs, check_fits, connect, dashboard, dead, nodes, slots
 from .code import arrive, import_path
 from .faults import Fault, Kind, result_of
 from .nodes import SILENT_S, NodeWatch
@@ -102,7 +102,8 @@ class Crew:
 
     def wait(self, timeout_s: float) -> list[tuple[int, Any]]:
         """What finished, oldest first: (key, result or Fault); waits at most `timeout_s`."""
-        self._look()
+        if lost := self._look():
+            return lost
         if not self._running or not self._reached:
             time.sleep(timeout_s)
             return []
@@ -110,7 +111,7 @@ class Crew:
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         if not done and timeout_s and ray.wait(refs, num_returns=1, timeout=timeout_s)[0]:
             done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-        return [(self._running.pop(ref).key, result_of(ref)) for ref in done] + self._lost()
+        return [(self._running.pop(ref).key, result_of(ref)) for ref in done]
 
     def call(self, function: Callable[..., Any], *args: object) -> Any:
         """Runs one function and returns its result. Raises UserError, or ParedError for a fault."""
@@ -156,28 +157,36 @@ class Crew:
             if not isinstance(actor, HardwareProfile):
                 ray.kill(actor)
 
-    def _look(self) -> None:
-        """Who is there now; nodes that join are used at once. Raises UserError: the head is gone."""
+    def _look(self) -> list[tuple[int, Any]]:
+        """Who is there now: nodes that join are used at once; what was on others is lost.
+
+        Raises UserError: the head is gone.
+        """
         if time.monotonic() - self._looked < EVERY_S:
-            return
+            return []
         self._looked = time.monotonic()
         self._reached = self._head.answers()
-        if self._reached:
-            here = nodes()
-            self._watch.look(here)
-            self._slots = slots(self._needs, (n for n in here if n["NodeID"] not in self._watch.silent))
+        if not self._reached:
+            return []
+        here = nodes()
+        self._watch.look(here)
+        self._slots = slots(self._needs, (n for n in here if n["NodeID"] not in self._watch.silent))
+        return self._lost()
 
     def _lost(self) -> list[tuple[int, Any]]:
-        """Tasks on nodes that do not answer, or that may be there; dropped."""
-        silent = self.silent
-        if not silent or silent >= self._watch.alive:  # all of them: it is the driver that is cut off
+        """Tasks on nodes that are gone or do not answer, or that may be there; dropped."""
+        silent, given_up = self.silent, dead()
+        if silent >= self._watch.alive:  # all of them: it is the driver that is cut off
+            silent = frozenset()
+        if not (silent or given_up) or not self._running:
             return []
         notes, late = self.notes(), time.monotonic() - SILENT_S
-        gone = [t.key for t in self._running.values() if silent - t.avoiding
-                and (notes[t.key].node_id in silent if t.key in notes else t.sent < late)]
-        for key in gone:
+        lost = [t.key for t in self._running.values()
+                if (notes[t.key].node_id in silent | given_up if t.key in notes
+                    else silent - t.avoiding and t.sent < late)]
+        for key in lost:
             self.drop(key)
-        return [(key, Fault(Kind.LOST, f"its node has not answered for {SILENT_S:.0f} s")) for key in gone]
+        return [(key, Fault(Kind.LOST, "its node is gone, or does not answer")) for key in lost]
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)

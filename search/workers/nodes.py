@@ -1,7 +1,7 @@
-"""Nodes that do not answer: frozen, or cut off the network.
+"""Nodes that do not answer: dead, frozen, or cut off the network.
 
-Ray's own health check takes minutes to call such a node dead, and may never fail what runs there. So each
-node has an actor that is asked for a sign of life.
+Ray calls a dead node dead after 12 s and a frozen one after minutes, and may never fail what runs there: a
+worker can outlive its node. So each node is listened to, and has an actor that is asked for a sign of life.
 """
 
 import time
@@ -12,6 +12,9 @@ from typing import Any
 import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from .cluster import by_client
+from .line import Line
 
 SILENT_S, STARTING_S = 15.0, 60.0  # how long an answer may take; the first one
 
@@ -26,11 +29,15 @@ class _Pulse:
 class _Node:
     pulse: Any
     asked: Any
+    line: Line | None
     since: float
     allowed_s: float = STARTING_S
 
-    def renewed(self, now: float) -> bool:
-        """Whether it has answered; it is asked again then."""
+    def lives(self, now: float) -> bool:
+        return not (self.line and self.line.is_dead()) and self._renewed(now)
+
+    def _renewed(self, now: float) -> bool:
+        """Whether it has answered, or still may; it is asked again then."""
         if not ray.wait([self.asked], timeout=0)[0]:
             return now - self.since <= self.allowed_s
         answered = _answered(self.asked)
@@ -50,22 +57,25 @@ class NodeWatch:
     def look(self, here: Iterable[Mapping[str, Any]]) -> None:
         """At the nodes that Ray calls alive."""
         now = time.monotonic()
-        self.alive = {node["NodeID"] for node in here}
+        found = {node["NodeID"]: node for node in here}
+        self.alive = set(found)
         for name in self._known.keys() - self.alive:
             del self._known[name]
         for name in self.alive - self._known.keys():
-            self._known[name] = _watched(name, now)
-        self.silent = {name for name, node in self._known.items() if not node.renewed(now)}
+            self._known[name] = _watched(found[name], now)
+        self.silent = {name for name, node in self._known.items() if not node.lives(now)}
 
     def close(self) -> None:
         for node in self._known.values():
             ray.kill(node.pulse)
 
 
-def _watched(name: str, now: float) -> _Node:
-    place = NodeAffinitySchedulingStrategy(name, soft=False)
+def _watched(node: Mapping[str, Any], now: float) -> _Node:
+    place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     pulse = _Pulse.options(scheduling_strategy=place).remote()  # type: ignore[attr-defined]
-    return _Node(pulse, pulse.beat.remote(), now)
+    # From outside the cluster, the addresses of its nodes may be anyone's.
+    line = None if by_client() else Line(node["NodeManagerAddress"], node["NodeManagerPort"])
+    return _Node(pulse, pulse.beat.remote(), line, now)
 
 
 def _answered(ref: Any) -> bool:

@@ -38,6 +38,7 @@ def test_settled_means_calm_and_mostly_undisturbed() -> None:
     assert timing.settled
     assert not latency.Timing(1.0, 2.0, 0.5, spread=0.03, p95_ms=1.1, clean=0.95, pairs=240).settled
     assert not latency.Timing(1.0, 2.0, 0.5, spread=0.01, p95_ms=1.1, clean=0.5, pairs=240).settled
+    assert not latency.Timing(1.0, 2.0, 0.5, spread=0.01, p95_ms=1.1, clean=0.95, pairs=240, others=0.3).settled
 
 
 def test_a_slow_model_is_measured_in_fewer_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,3 +106,25 @@ def test_a_killed_worker_does_not_block_the_lane(tmp_path: Path) -> None:
     with Lane(tmp_path).quiet():
         assert time.time() - asked < 5
     worker.join()
+
+
+def spin(seconds: float) -> None:
+    end = time.time() + seconds
+    while time.time() < end:
+        pass
+
+
+@pytest.mark.slow
+def test_a_stranger_who_works_meanwhile_makes_a_reading_unstable() -> None:
+    """However calm it looks: he does not stand aside, and shares the caches."""
+    file = net(8)
+    strangers = [multiprocessing.get_context("spawn").Process(target=spin, args=(60,)) for _ in range(2)]
+    for stranger in strangers:
+        stranger.start()
+    try:
+        time.sleep(2)  # they start Python
+        timing = latency.compare(file, file, IMAGE, SETTINGS, Lane(), latency.THOROUGH)
+    finally:
+        for stranger in strangers:
+            stranger.kill()
+    assert timing.others > latency.CROWDED and not timing.settled
