@@ -3,8 +3,6 @@
 import os
 from time import monotonic, process_time
 
-import psutil
-
 
 class Neighbours:
     """What other processes have used of this machine since it was made."""
@@ -20,6 +18,8 @@ class Neighbours:
 
 def _used_s() -> float:
     """CPU seconds of all others. https://man7.org/linux/man-pages/man5/proc_stat.5.html"""
+    import psutil  # a tenth of a second, of which only those who measure have use
+
     times = psutil.cpu_times()
     kinds = ("user", "nice", "system", "steal")  # not every system knows all of them
     return sum(float(getattr(times, kind, 0.0)) for kind in kinds) - process_time()

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 Option = TypeVar("Option", int, bool)
 
@@ -16,6 +15,8 @@ def cheapest(
 
     None when not even the cheapest options fit. A multiple-choice knapsack, as an integer program.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp  # a third of a second that few workers need
+
     pairs = [(layer, option) for layer, row in losses.items() for option in row]
     loss = np.array([losses[layer][option] for layer, option in pairs])
     cost = np.array([costs[layer][option] for layer, option in pairs])
