@@ -120,7 +120,6 @@ class _Trial(_Note):
     repeat_of: Count | None = None
     origin: str | None = None
     file: Digest | None = None
-    given: str | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -18,7 +18,7 @@ from .inherit import Inheritance
 from .promotion import Promotions
 from .records import Job, Outcome
 from .sampler import Exhausted
-from .suggest import suggest
+from .suggest import distribution, suggest
 
 REASKS = 50  # proposals of the sampler in a row that were tried already, before the space counts as exhausted
 
@@ -54,6 +54,7 @@ class Proposals:
         self.exhausted = False
         self._started = time.time()
         self._held: deque[Flight] = deque()
+        self._in_line: set[str] = set()  # digests of recipes that the study has waiting
         self._training: Counter[str] = Counter()  # prefixes that are being trained
 
     def remember(self) -> None:
@@ -61,8 +62,12 @@ class Proposals:
         for digest, each in self.study.user_attrs.get(book.TRAINED, {}).items():
             self.trained[digest] = tuple(each)
         running: list[FrozenTrial] = []
-        for frozen in book.real(self.study.get_trials(deepcopy=False)):
-            if frozen.state == TrialState.RUNNING:
+        for frozen in self.study.get_trials(deepcopy=False):
+            if frozen.state == TrialState.WAITING:
+                self._in_line.add(frozen.user_attrs.get(book.DIGEST, ""))
+            elif book.REPEAT_OF in frozen.user_attrs:
+                continue
+            elif frozen.state == TrialState.RUNNING:
                 running.append(frozen)
             elif book.RECIPE in frozen.user_attrs:
                 recipe = from_json(frozen.user_attrs[book.RECIPE])
@@ -71,20 +76,18 @@ class Proposals:
         for frozen in running:
             self._adopt(frozen)
         for values in self.space.anchors():
-            self.study.enqueue_trial(values, user_attrs={book.ORIGIN: "anchor"}, skip_if_exists=True)
+            self._enqueue(values, "anchor")
 
     def inherit(self, found: Inheritance) -> None:
         """Has all that another run knows scored here first, and no training done twice."""
         self.study.set_user_attr(book.TRAINED, {name: list(each) for name, each in found.trained.items()})
-        self.study.enqueue_trial(self.space.anchors()[0], user_attrs={book.ORIGIN: "anchor"})
+        self._enqueue(self.space.anchors()[0], "anchor")
         variants: list[Values] = []
         for each in found.known:
             values = self.space.snapped(each.values)
-            notes = {book.ORIGIN: "known", book.FILE: each.sha256}
             recipe = self.space.decode(values)
-            if recipe != each.recipe:
-                notes[book.GIVEN] = each.recipe.json
-            self.study.enqueue_trial(values if recipe == each.recipe else {}, user_attrs=notes)
+            self._line_up(each.recipe, values if recipe == each.recipe else {},
+                          {book.ORIGIN: "known", book.FILE: each.sha256})
             if recipe.prefix.digest in found.trained:
                 variants += self.space.siblings(values)
         for values in variants:
@@ -186,15 +189,33 @@ class Proposals:
 
     def _recipe(self, trial: optuna.Trial) -> Recipe:
         """As the sampler proposes, or the one that the trial was given."""
-        given = trial.user_attrs.get(book.GIVEN)
+        given = trial.user_attrs.get(book.RECIPE)
         return from_json(given) if given else self.space.decode(suggest(trial, self.space))
 
     def _written_ahead(self, trial: optuna.Trial, recipe: Recipe) -> Flight:
         self.seen[recipe.digest] = trial.number
-        trial.set_user_attr(book.RECIPE, recipe.json)
-        trial.set_user_attr(book.DIGEST, recipe.digest)
+        if book.RECIPE not in trial.user_attrs:
+            for name, value in _spelled(recipe).items():
+                trial.set_user_attr(name, value)
         return Flight(trial, recipe, self.space.exact(trial.params))
 
     def _enqueue(self, values: Values, origin: str) -> None:
-        if self.space.decode(values).digest not in self.seen:
-            self.study.enqueue_trial(values, user_attrs={book.ORIGIN: origin})
+        values = self.space.snapped(values)
+        self._line_up(self.space.decode(values), values, {book.ORIGIN: origin})
+
+    def _line_up(self, recipe: Recipe, values: Values, notes: Mapping[str, str]) -> None:
+        """Unless it has been asked for, or waits already. `values` are empty where no knobs spell the recipe.
+
+        With its parameters: `enqueue_trial` would note them as wishes, and each again when it is asked for.
+        """
+        if recipe.digest in self.seen or recipe.digest in self._in_line:
+            return
+        self._in_line.add(recipe.digest)
+        self.study.add_trial(optuna.create_trial(
+            state=TrialState.WAITING, params=values,
+            distributions={name: distribution(self.space.knobs[name]) for name in values},
+            user_attrs={**_spelled(recipe), **notes}))
+
+
+def _spelled(recipe: Recipe) -> dict[str, str]:
+    return {book.RECIPE: recipe.json, book.DIGEST: recipe.digest}

@@ -28,7 +28,7 @@ IN_DATABASE = "study"  # a file in the run directory: what the study is called i
 # User attributes of a trial.
 RECIPE, DIGEST, ATTEMPT, STARTED, ENDED = "recipe", "digest", "attempt", "started", "ended"
 OUTCOME, REPEAT_OF, ORIGIN = "outcome", "repeat_of", "origin"
-FILE, GIVEN = "file", "given"  # sha256 of a file that is there already; a recipe that no knobs spell
+FILE = "file"  # sha256 of a file that is there already
 UNTOUCHED, CONTENT, TRAINED = "untouched", "content", "trained"  # of the study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -84,7 +84,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Also of trials whose parameters were given to them."""
-        self._leave_out(trial.system_attrs.get("fixed_params", {}))
+        self._leave_out(trial.system_attrs.get("fixed_params") or trial.params)
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial

@@ -42,8 +42,18 @@ def test_what_was_trained_is_not_proposed_again_as_its_own_variant(study: optuna
         proposals.told(flight, outcome)
     waiting = [t for t in study.get_trials() if t.state == optuna.trial.TrialState.WAITING]
     assert waiting and any(t.user_attrs[book.ORIGIN] == "sibling" for t in waiting)
-    digests = [SPACE.decode(SPACE.exact(t.system_attrs["fixed_params"])).digest for t in waiting]
-    assert not set(digests) & set(proposals.seen)
+    digests = [t.user_attrs[book.DIGEST] for t in waiting]
+    assert len(digests) == len(set(digests)) and not set(digests) & set(proposals.seen)
+
+
+def test_a_variant_needs_no_training_of_its_own(study: optuna.Study, config: RunConfig) -> None:
+    proposals = Proposals(study, SPACE, config)
+    trained = SPACE.setting({"prune": 0}, "none")
+    for values in SPACE.siblings(trained):
+        proposals._enqueue(values, "sibling")
+    flights = [proposals.next(9) for _ in SPACE.siblings(trained)]
+    assert all(flight and flight.prefix == SPACE.decode(trained).prefix.digest for flight in flights)
+    assert not any(flight.recipe.tuning_steps for flight in flights if flight)
 
 
 def test_many_repeats_in_line_do_not_end_a_search(study: optuna.Study, config: RunConfig) -> None:
