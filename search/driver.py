@@ -8,16 +8,14 @@ import gc
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from importlib.metadata import PackageNotFoundError, version
+from functools import cached_property
 from typing import Any
 
 import optuna
 
 from ..errors import RunError
-from ..evaluators.artifact import Store
 from ..spaces.space import Space
 from . import study as book
 from .config import RunConfig
@@ -182,33 +180,9 @@ class Driver:
                 self._land(number, Fault(Kind.RAISED, f"stopped after its deadline of {limit:g} s"))
 
     def _tell(self, flight: Flight, outcome: Outcome) -> None:
-        self._write_card(flight, outcome)
         book.tell(self.study, flight.trial, outcome, self._directions)
         self.ended[outcome.state] += 1
         self.tell_event("ended", trial=flight.trial.number, state=outcome.state, reason=outcome.reason,
                         node=outcome.node, began=outcome.began,
                         seconds=round(time.time() - flight.submitted, 3))
         self.proposals.told(flight, outcome)
-
-    def _write_card(self, flight: Flight, outcome: Outcome) -> None:
-        if outcome.state == "complete":
-            card = {"recipe": flight.recipe.json, "recipe_digest": flight.recipe.digest,
-                    "label": flight.recipe.label, "subject": self.bench.subject.name,
-                    "trial": flight.trial.number, "metrics": outcome.metrics, "drop": outcome.drop,
-                    "size_only": outcome.size_only, "absent": outcome.absent, "shipped": outcome.shipped,
-                    "notes": outcome.notes,
-                    "providers": outcome.providers, "untouched": self.bench.untouched,
-                    "versions": versions(), "sha256": outcome.sha256}
-            Store(self.bench.store).put_card(outcome.sha256, card)
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Of everything whose version decides what a file contains or how fast it runs."""
-    names = ("torch", "onnx", "onnxruntime", "onnxscript", "torch-pruning", "numpy",
-             "ai-edge-litert", "ethos-u-vela", "openvino")
-    found = {}
-    for name in names:
-        with suppress(PackageNotFoundError):  # the last three are extras
-            found[name] = version(name)
-    return found

@@ -1,7 +1,7 @@
 """What crosses processes and what a run keeps of it: plain values, so that readers load no torch."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,7 +75,7 @@ class Outcome:
     began: float = 0.0  # when the worker took it up, seconds since 1970
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
 
 
 def keep(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""One trial, from recipe to measurements. Plain functions: no Ray, no Optuna.
+"""One trial, from recipe to measurements and the card of its file. Plain functions: no Ray, no Optuna.
 
 The cost of the finished graph is known before anything is trained; what breaks a budget stops there.
 """
@@ -34,6 +34,7 @@ from ..spaces.passes._base import Step
 from ..spaces.recipe import Recipe, from_json
 from ..spaces.subject import SplitName, Subject, example_inputs
 from .budget import broken, refused
+from .card import card
 from .cost import Cost, Measure, Metrics, cost, latency
 from .limits import nowhere
 from .logs import kept
@@ -76,6 +77,9 @@ def run(job: Job, bench: Bench, measure: Measure, report: Report) -> Outcome:
     began = time()
     with kept(bench.logs, job, report) as told:
         outcome = _outcome(job, bench, measure, told)
+    if outcome.state == "complete":
+        own = card(job, outcome, bench.subject.name, bench.untouched)
+        Store(bench.store).put_card(outcome.sha256, own)
     return replace(outcome, node=socket.gethostname(), pid=os.getpid(), began=began)
 
 

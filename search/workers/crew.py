@@ -149,10 +149,10 @@ class Crew:
                 if not isinstance(lane, HardwareProfile)}
 
     def close(self) -> None:
+        self._watch.close()
         if self._embedded:
             ray.shutdown()
             return
-        self._watch.close()
         for actor in (self._board, *self._lanes.values()):
             if not isinstance(actor, HardwareProfile):
                 ray.kill(actor)

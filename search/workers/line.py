@@ -1,7 +1,6 @@
 """A connection to a node: the kernel closes it when what listens there dies."""
 
 import socket
-from contextlib import suppress
 
 PATIENCE_S = 0.2  # to connect; the driver waits meanwhile
 
@@ -37,7 +36,10 @@ class Line:
             return True
         except OSError:
             pass
-        with suppress(OSError):
+        self.close()
+        return False
+
+    def close(self) -> None:
+        if self._socket:
             self._socket.close()
         self._socket = None
-        return False

@@ -36,6 +36,10 @@ class _Node:
     def lives(self, now: float) -> bool:
         return not (self.line and self.line.is_dead()) and self._renewed(now)
 
+    def hang_up(self) -> None:
+        if self.line:
+            self.line.close()
+
     def _renewed(self, now: float) -> bool:
         """Whether it has answered, or still may; it is asked again then."""
         if not ray.wait([self.asked], timeout=0)[0]:
@@ -60,13 +64,14 @@ class NodeWatch:
         found = {node["NodeID"]: node for node in here}
         self.alive = set(found)
         for name in self._known.keys() - self.alive:
-            del self._known[name]
+            self._known.pop(name).hang_up()
         for name in self.alive - self._known.keys():
             self._known[name] = _watched(found[name], now)
         self.silent = {name for name, node in self._known.items() if not node.lives(now)}
 
     def close(self) -> None:
         for node in self._known.values():
+            node.hang_up()
             ray.kill(node.pulse)
 
 
