@@ -2,14 +2,21 @@
 
 Pairs are interleaved because frequency and caches drift; a run whose wall time exceeds the thread's
 CPU time was preempted and its pair is dropped. Under preemption a ratio of plain medians is biased,
-not only noisy, so what does not settle is marked unstable; and so is what was read while others worked on the
-machine: they share its caches and its memory, which slows two files differently and may look calm.
+not only noisy, so what does not settle is marked unstable.
+
+Others who share the machine's caches, its memory or, below a hypervisor, its cores slow two files
+differently, for tenths of a second or for minutes, and that may look calm. They only ever add time (Chen
+and Revels, Robust benchmarking in noisy environments, 2016, arXiv:1608.04295), so what counts is when the
+reference ran as fast as it can: the blocks in which it was near the fastest of them, and the readings in
+which it was near the best that is known of it.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from math import inf
 from statistics import median, stdev
 from time import perf_counter_ns, thread_time_ns
 
@@ -29,11 +36,15 @@ BURST_MS = 1.2  # both sides of a pair run about this long, so that neither find
 PREEMPTED = 1.1  # wall over CPU time
 CLEAN, SETTLED = 0.9, 0.02  # least share of clean pairs, largest spread of the ratio
 CROWDED = 0.1  # of the machine in use by others
+AT_BEST = 1.05  # of its fastest: a reference within that has the machine to itself
+CALM = 4  # blocks of that kind that are enough
+PAUSE_S = 1.0  # before another attempt: who disturbs may be gone
 # Pairs of bursts in a block, attempt by attempt: during the search; for the final front.
 QUICK, THOROUGH = (20, 40), (60,)
 ATTEMPT_S, FEWEST = 30.0, 5  # what an attempt may take, by having fewer pairs in a block; no fewer than these
 
 Once = Callable[[], None]
+Block = list[tuple[float, float]]  # ms of the candidate and of the reference, pair by pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +59,13 @@ class Timing:
     clean: float
     pairs: int
     others: float = 0.0  # share of the machine that other processes used meanwhile
+    slowed: float = 1.0  # the reference, against the best that is known of it
     provider_share: Mapping[str, float] = field(default_factory=dict)  # of the candidate's nodes
 
     @property
     def settled(self) -> bool:
-        return self.clean >= CLEAN and self.spread <= SETTLED and self.others <= CROWDED
+        alone = self.others <= CROWDED and self.slowed <= AT_BEST
+        return alone and self.clean >= CLEAN and self.spread <= SETTLED
 
 
 def compare(
@@ -62,15 +75,18 @@ def compare(
     settings: RuntimeSettings,
     lane: Lane,
     attempts: tuple[int, ...] = QUICK,
+    known_ms: float = inf,
 ) -> Timing:
     """Both files on the same inputs, each (batch, ...), alone on the machine.
 
-    Repeated at greater length until it settles; the longest attempt is returned, `settled` or not.
-    Raises MetricError when hardly anything ran undisturbed.
+    `known_ms`: the lowest latency that the reference ever had here. Repeated at greater length until it
+    settles; the longest attempt is returned, `settled` or not. Raises MetricError when hardly anything ran
+    undisturbed.
     """
     engine = runtime(settings.name)
     inputs = tuple(np.array(array[: settings.batch]) for array in inputs)
-    for pairs in attempts:
+    for attempt, pairs in enumerate(attempts):
+        time.sleep(PAUSE_S if attempt else 0.0)
         with lane.quiet(), _undisturbed(settings.threads):
             sessions = [engine.load(file, settings.threads) for file in (candidate, reference)]
             runs = [session.bound(inputs) for session in sessions]
@@ -78,7 +94,8 @@ def compare(
             neighbours = Neighbours()
             timing = _timed(runs[0], runs[1], pairs, alone)
         if timing:
-            timing = replace(timing, provider_share=sessions[0].provider_share, others=neighbours.share())
+            timing = replace(timing, provider_share=sessions[0].provider_share, others=neighbours.share(),
+                             slowed=max(1.0, timing.reference_ms / known_ms))
         if timing and timing.settled:
             return timing
     if timing is None:
@@ -97,6 +114,7 @@ def _timed(candidate: Once, reference: Once, pairs: int, check_cpu: bool) -> Tim
             blocks.append(block)
     if len(blocks) < 3:
         return None
+    blocks = _calm(blocks)
     ratios = [median(a / b for a, b in block) for block in blocks]
     return Timing(
         latency_ms=median(median(a for a, _ in block) for block in blocks),
@@ -107,6 +125,14 @@ def _timed(candidate: Once, reference: Once, pairs: int, check_cpu: bool) -> Tim
         clean=len(walls) / (BLOCKS * pairs),
         pairs=len(walls),
     )
+
+
+def _calm(blocks: list[Block]) -> list[Block]:
+    """Those in which the reference ran as fast as it can; all of them where these are few."""
+    references = [median(b for _, b in block) for block in blocks]
+    fastest = min(references)
+    calm = [block for block, b in zip(blocks, references, strict=True) if b <= AT_BEST * fastest]
+    return calm if len(calm) >= CALM else blocks
 
 
 def _affordable(pairs: int, sides: tuple[tuple[Once, int], tuple[Once, int]]) -> int:

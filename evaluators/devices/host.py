@@ -1,5 +1,8 @@
 """Measured on the machine that the code runs on: the worker's, or a node of the cluster."""
 
+from hashlib import sha256
+from math import inf
+
 from ...errors import ConfigError
 from ...hardware_profiles.profile import HardwareProfile
 from ...spaces.subject import Array
@@ -17,6 +20,7 @@ class Host:
     def __init__(self, profile: HardwareProfile) -> None:
         self._name, self._settings, self._lane = profile.name, profile.runtime, Lane()
         self._here = profile.backend.kind == "host"
+        self._best_ms: dict[str, float] = {}  # of each reference, by sha256
 
     def check(self) -> None:
         """Raises UserError as well: the runtime is unknown or, where it is to run here, not installed."""
@@ -31,7 +35,10 @@ class Host:
     def read(
         self, file: bytes, reference: bytes, inputs: tuple[Array, ...], attempts: tuple[int, ...]
     ) -> Reading:
-        timing = compare(file, reference, inputs, self._settings, self._lane, attempts)
+        known = sha256(reference).hexdigest()
+        timing = compare(file, reference, inputs, self._settings, self._lane, attempts,
+                         self._best_ms.get(known, inf))
+        self._best_ms[known] = min(timing.reference_ms, self._best_ms.get(known, inf))
         # The median of the ratios of pairs is steadier than the ratio of two medians.
         latency_ms = timing.ratio * timing.reference_ms
         low_ms, high_ms = interval(latency_ms, timing.spread)
