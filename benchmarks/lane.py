@@ -2,7 +2,7 @@
 
 `lane.py [ROUNDS]`. In each round the int8 file of a small residual net is read three times, as a trial reads it:
 with nothing else running; beside trainings that stand aside as those of pared do; beside as many that do not, which
-stand for another user of the machine. A reading is at most 3 % off the quiet one of its round, or says `unstable`.
+stand for another user of the machine. A reading is at most 3 % off the quiet ones, or says `unstable`.
 """
 
 import multiprocessing
@@ -63,7 +63,7 @@ def main(rounds: int) -> None:
         rows.append(readings)
         neighbour.value = 0
     write("lane", {"rounds": rounds, "file": "resnet8 int8, batch 1", **{
-        name: summary(rows, name) for name in NEIGHBOURS[1:]}, "rows": rows})
+        name: summary(rows, name) for name in NEIGHBOURS}, "rows": rows})
 
 
 def files() -> tuple[bytes, bytes]:
@@ -79,12 +79,16 @@ def told(reading: Reading) -> dict[str, Any]:
 
 
 def summary(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Differences of what a search compares, the ratio to the untouched file, from the quiet reading beside it."""
-    off = [abs(row[name]["ratio"] / row["none"]["ratio"] - 1) for row in rows]
+    """Differences of what a search compares, the ratio to the untouched file, from the quiet one.
+
+    That is the median of the quiet readings that settled: a neighbour below the hypervisor disturbs some of them.
+    """
+    quiet = median(row["none"]["ratio"] for row in rows if not row["none"]["unstable"])
+    off = [abs(row[name]["ratio"] / quiet - 1) for row in rows]
     loud = [row[name]["unstable"] for row in rows]
     silent = [o for o, flagged in zip(off, loud, strict=True) if not flagged]
     return {"difference_median": median(off), "difference_largest_unflagged": max(silent, default=None),
-            "flagged": sum(loud), "quiet_flagged": sum(row["none"]["unstable"] for row in rows),
+            "flagged": sum(loud),
             "beyond_3_percent_unflagged": sum(o > ALLOWED for o in silent)}
 
 

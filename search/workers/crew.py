@@ -61,7 +61,7 @@ class Crew:
         self._lanes = {profile.name: lanes.lane(profile) for profile in profiles}
         self._running: dict[Any, _Ticket] = {}  # by ref
         self._tickets = count()
-        self._watch = NodeWatch()
+        self._watch = NodeWatch(ray.get_runtime_context().get_node_id())
         self._head, self._reached, self._looked = Head(), True, time.monotonic()
         self._slots = slots(self._needs, nodes())
 

@@ -54,6 +54,7 @@ class _Node:
 class NodeWatch:
     """`alive` and `silent` are ids of nodes, as of the last look."""
 
+    own: str  # the driver's, which lives as long as it does
     alive: set[str] = field(default_factory=set)
     silent: set[str] = field(default_factory=set)
     _known: dict[str, _Node] = field(default_factory=dict)
@@ -65,7 +66,7 @@ class NodeWatch:
         self.alive = set(found)
         for name in self._known.keys() - self.alive:
             self._known.pop(name).hang_up()
-        for name in self.alive - self._known.keys():
+        for name in self.alive - self._known.keys() - {self.own}:
             self._known[name] = _watched(found[name], now)
         self.silent = {name for name, node in self._known.items() if not node.lives(now)}
 

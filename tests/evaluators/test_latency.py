@@ -128,3 +128,20 @@ def test_a_stranger_who_works_meanwhile_makes_a_reading_unstable() -> None:
         for stranger in strangers:
             stranger.kill()
     assert timing.others > latency.CROWDED and not timing.settled
+
+
+def test_what_counts_is_when_the_reference_ran_as_fast_as_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A neighbour below the hypervisor comes for some blocks, and slows the candidate more than the reference."""
+    walls = iter(wall for i in range(latency.BLOCKS) for _ in range(5) for wall in ([0.14, 0.23] if i % 3 else [0.20, 0.27]))
+    monkeypatch.setattr(latency, "_pair", lambda *sides: (next(walls), next(walls)))
+    monkeypatch.setattr(latency, "_affordable", lambda pairs, sides: pairs)
+    timing = latency._timed(lambda: None, lambda: None, 5, False)
+    assert timing and timing.ratio == pytest.approx(0.14 / 0.23) and timing.spread < 1e-9
+    assert (timing.latency_ms, timing.reference_ms) == pytest.approx((0.14, 0.23))
+
+
+def test_a_reading_whose_reference_was_slower_than_before_is_unstable() -> None:
+    """However calm: the neighbour was there all the time."""
+    file = net(8)
+    best = latency.compare(file, file, IMAGE, SETTINGS, Lane(), (20,)).reference_ms
+    assert latency.compare(file, file, IMAGE, SETTINGS, Lane(), (20,), known_ms=best / 2).slowed > latency.AT_BEST
