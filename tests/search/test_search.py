@@ -1,8 +1,6 @@
 """One finished search on real Ray, seen through every command that reads it."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +8,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from helpers import TINY, write_run_file
+from clusters import ray_start
+from helpers import TINY, free_port, write_run_file
 
 import pared
 from pared.errors import BudgetError, ConfigError, RunError
@@ -211,14 +210,9 @@ def test_the_python_words_do_what_the_commands_do(subject, tmp_path: Path) -> No
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a Ray cluster of its own process tree."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # an earlier local cluster may have left a token
-    port = 46379
-    ray = [sys.executable, "-m", "ray.scripts.scripts"]
-    subprocess.run([*ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false",
-                    "--disable-usage-stats"], check=True, capture_output=True)
-    try:
+    port = free_port()
+    with ray_start("--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"):
         yield f"127.0.0.1:{port}"
-    finally:
-        subprocess.run([*ray, "stop", "--force"], check=True, capture_output=True)
 
 
 def test_an_address_where_no_cluster_is_is_told(tmp_path: Path, pared_cli) -> None:
