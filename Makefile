@@ -6,7 +6,9 @@ STAMP := $(VENV)/.installed
 
 # What compares times, or breaks clusters and looks at the clock, has the machine alone.
 ALONE := tests/evaluators/test_latency.py $(addprefix tests/search/test_,cluster.py faults.py launch.py memory.py network.py)
-SHARED := -n 2 --dist loadfile $(ALONE:%=--ignore=%)
+# Searches take longest, and come first.
+SHARED := -n 2 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore=%) \
+	tests/search tests/spaces tests/[!s]*/ tests/test_*.py
 
 export OMP_NUM_THREADS ?= 1
 

@@ -192,8 +192,8 @@ def test_resume_of_a_finished_run_adds_nothing_and_more_trials_add_some(
 
 def test_the_python_words_do_what_the_commands_do(subject, tmp_path: Path) -> None:
     formats = {name: False for name in PASSES if name not in ("fp16", "int8_static", "weight_only")}
-    run = pared.search(subject, budgets={"size": "60%"}, trials=5, out=tmp_path / "run", space=formats,
-                       search={"sampler": "front"}, cluster={"workers": 2})
+    run = pared.search(subject, profiles=["rpi4-ort-cpu"], budgets={"size": "60%"}, trials=5, out=tmp_path / "run",
+                       space=formats, search={"sampler": "front"}, cluster={"workers": 2})
     assert run.counts().asked == 5
     assert any("origin" not in trial.user_attrs for trial in run.trials)  # FrontSampler's own
     assert all(c.metrics["size_bytes"].value <= 0.6 * run.untouched.size_bytes for c in run.front())

@@ -63,7 +63,7 @@ def test_another_model_or_no_run_is_refused_and_nothing_is_written(
 
 def test_only_the_best_of_a_rung_are_trained_on(subject, tmp_path: Path) -> None:
     formats = dict.fromkeys(FILE, False)
-    run = pared.search(subject, trials=14, out=tmp_path / "run", space={**formats, "sparsify": False},
+    run = pared.search(subject, profiles=["rpi4-ort-cpu"], trials=14, out=tmp_path / "run", space={**formats, "sparsify": False},
                        search={"sampler": "front", "rungs": [1, 2]}, cluster={"workers": 2})
     steps = [(t, dict(c.recipe.training_steps).get("recover")) for t, c in
              zip([t for t in run.trials if t.state.name == "COMPLETE"], run.candidates, strict=True)]
