@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 from drivers import started, working
-from helpers import ALONE, write_run_file
+from helpers import ALONE, PATIENT, write_run_file
 from ray.cluster_utils import Cluster
 
 import pared
@@ -94,8 +94,8 @@ def done(driver: subprocess.Popen[str], run: Path, trials: int, seconds: float =
 
 
 def searched(folder: Path, address: str, trials: int, **changes: Any) -> tuple[subprocess.Popen[str], Path]:
-    """A search on a cluster whose nodes know nothing of the model's code. Trials take seconds, as they measure."""
-    fields = {"profiles": ["host-cpu"], "search": {"trials": trials},
+    """A search on a cluster whose nodes know nothing of the model's code. Trials take seconds."""
+    fields = {"model": f"{PATIENT}:subject", "search": {"trials": trials},
               "cluster": {**ALONE, "workers": None, "address": address}}
     run_file = write_run_file(folder, **{**fields, **changes})
     return started("search", run_file, "--out", folder / "run", stderr=subprocess.PIPE), folder / "run"

@@ -11,6 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "tests" / "subjects" / "tiny.py"
+PATIENT = TINY.parent / "patient.py"  # the same, whose trials take seconds
 SHARED = ROOT.parent / "shared"
 
 

@@ -41,7 +41,7 @@ def test_a_node_dies_another_joins_and_the_search_goes_on(tmp_path: Path) -> Non
 def test_a_training_that_outlives_its_node_is_not_waited_for(tmp_path: Path) -> None:
     """It hangs, so that its worker does not see that the node is dead, and keeps its connection."""
     with nodes(1, 1) as cluster:
-        driver, run = searched(tmp_path, cluster.address, 6, model=f"{TINY.parent}/slow.py:subject", profiles=["rpi4-ort-cpu"])
+        driver, run = searched(tmp_path, cluster.address, 6, model=f"{TINY.parent}/slow.py:subject")
         victim = raylets(cluster)[0]
         row = until(lambda: next((r for r in working(run) if r["doing"] == "training" and r["pid"] in workers_of(victim)), None))
         victim.kill()
@@ -50,6 +50,7 @@ def test_a_training_that_outlives_its_node_is_not_waited_for(tmp_path: Path) -> 
         assert (fault["kind"], fault["trial"]) == ("lost", row["trial"]) and fault["time"] - killed < 3
         assert psutil.pid_exists(row["pid"]), "nothing outlived its node: the test is about nothing"
         driver.kill()
+        driver.communicate()
         psutil.Process(row["pid"]).kill()
 
 

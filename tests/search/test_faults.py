@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from drivers import ended, ends, started, until, working
-from helpers import ALONE, write_run_file
+from helpers import ALONE, PATIENT, write_run_file
 
 import pared
 from pared.search import study as book
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 def test_driver_killed_twice_worker_killed_once_nothing_is_lost(tmp_path: Path, pared_cli) -> None:
     run = tmp_path / "run"
-    driver = started("search", write_run_file(tmp_path, profiles=["host-cpu"], search={"trials": 12}, cluster={**ALONE, "workers": 2}), "--out", run)
+    driver = started("search", write_run_file(tmp_path, model=f"{PATIENT}:subject", search={"trials": 12}, cluster={**ALONE, "workers": 2}), "--out", run)
     until(lambda: ended(run, 2))
     victim = until(lambda: working(run))[0]
     os.kill(victim["pid"], signal.SIGKILL)
