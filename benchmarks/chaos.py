@@ -1,7 +1,8 @@
 """A search of 200 trials on four nodes while things break: what is lost, what is counted twice, how long it takes.
 
 Every few seconds one of: a worker killed, a node killed (and another one joins), a node frozen (and thawed later),
-the driver killed (and the run resumed). `chaos.py [TRIALS]` keeps the figures in `results/chaos.json`.
+the driver killed (and the run resumed). A trial takes some seconds. `chaos.py [TRIALS [PROFILE]]` keeps the figures in
+`results/chaos.json`; with `host-cpu` each trial is measured as well, one at a time: `results/chaos_measured.json`.
 """
 
 import contextlib
@@ -22,9 +23,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 os.environ.update(RAY_AUTH_MODE="disabled", OMP_NUM_THREADS="1")
 from clusters import events, family, nodes, on, pids, raylets, workers_of
 from drivers import ends, live, started, until, working
-from helpers import ALONE, write_run_file
+from helpers import ALONE, PATIENT, write_run_file
 
 import pared
+from pared.hardware_profiles.load import load
 
 TRIALS, DRIVERS, PAUSE_S, THAW_S = 200, 5, 4.0, 40.0
 
@@ -126,11 +128,12 @@ def again_s(chaos: Chaos) -> dict[str, dict[str, list[float]]]:
     return found
 
 
-def main(trials: int) -> None:
+def main(trials: int, profile: str) -> None:
     with tempfile.TemporaryDirectory() as folder, nodes(1, 1, 1, 1) as cluster:
         run = Path(folder) / "run"
         run_file = write_run_file(
-            Path(folder), profiles=["host-cpu"], search={"trials": trials, "max_attempts": 20},  # no trial is to blame for what is done to it here
+            Path(folder), model=f"{PATIENT}:subject", profiles=[profile],
+            search={"trials": trials, "max_attempts": 20},  # no trial is to blame for what is done to it here
             space={"recover": {"epochs": 1}, "int8_nncf": False, "qat": False, "sparsify": False},
             cluster={**ALONE, "workers": None, "address": cluster.address})
         chaos, began = Chaos(cluster, run, trials), time.time()
@@ -141,8 +144,8 @@ def main(trials: int) -> None:
         counts = found.counts()
         reasons = Counter(e["kind"] for e in events(run, "fault"))
         again = again_s(chaos)
-        write("chaos", {
-            "trials": trials, "nodes": 4, "faults": dict(chaos.done), "driver_exit": chaos.driver.returncode,
+        write("chaos_measured" if load(profile).evidence == "measured" else "chaos", {
+            "profile": profile, "trials": trials, "nodes": 4, "faults": dict(chaos.done), "driver_exit": chaos.driver.returncode,
             "ended": counts.complete + counts.failed + counts.refused, "complete": counts.complete,
             "failed": [t.user_attrs["outcome"]["reason"] for t in found.trials if t.state.name == "FAIL"],
             "lost": trials - counts.complete - counts.failed - counts.refused,
@@ -153,4 +156,4 @@ def main(trials: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else TRIALS)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else TRIALS, sys.argv[2] if len(sys.argv) > 2 else "rpi4-ort-cpu")
