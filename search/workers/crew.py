@@ -116,7 +116,7 @@ class Crew:
     def call(self, function: Callable[..., Any], *args: object) -> Any:
         """Runs one function and returns its result. Raises UserError, or ParedError for a fault."""
         self.submit(-1, function, *args)
-        while not (done := self.wait(60)):
+        while not (done := self.wait(EVERY_S)):
             pass
         result = done[0][1]
         if isinstance(result, Fault):
