@@ -62,12 +62,11 @@ class Proposals:
         for digest, each in self.study.user_attrs.get(book.TRAINED, {}).items():
             self.trained[digest] = tuple(each)
         running: list[FrozenTrial] = []
-        for frozen in self.study.get_trials(deepcopy=False):
-            if frozen.state == TrialState.WAITING:
-                self._in_line.add(frozen.user_attrs.get(book.DIGEST, ""))
-            elif book.REPEAT_OF in frozen.user_attrs:
-                continue
-            elif frozen.state == TrialState.RUNNING:
+        trials = self.study.get_trials(deepcopy=False)
+        self._in_line |= {trial.user_attrs[book.DIGEST] for trial in trials
+                          if trial.state == TrialState.WAITING and book.DIGEST in trial.user_attrs}
+        for frozen in book.real(trials):
+            if frozen.state == TrialState.RUNNING:
                 running.append(frozen)
             elif book.RECIPE in frozen.user_attrs:
                 recipe = from_json(frozen.user_attrs[book.RECIPE])

@@ -112,18 +112,15 @@ class Head:
 
 def nodes() -> list[dict[str, Any]]:
     """Those that take tasks, as Ray tells of them."""
-    leaving = _leaving()
-    return [node for node in _known() if node["Alive"] and node["NodeID"] not in leaving]
+    return roll()[0]
 
 
-def dead() -> set[str]:
-    """Ids of those that Ray has given up."""
-    return {node["NodeID"] for node in _known() if not node["Alive"]}
-
-
-def _known() -> list[dict[str, Any]]:
+def roll() -> tuple[list[dict[str, Any]], set[str]]:
+    """The same, and the ids of those that Ray has given up."""
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return found
+    leaving = _leaving()
+    return ([node for node in found if node["Alive"] and node["NodeID"] not in leaving],
+            {node["NodeID"] for node in found if not node["Alive"]})
 
 
 def _leaving() -> set[str]:

@@ -17,7 +17,7 @@ from ...evaluators.devices import Reading
 from ...hardware_profiles.profile import HardwareProfile
 from ..records import Note
 from . import lanes
-from .cluster import LOCAL, Head, Needs, check_fits, connect, dashboard, dead, nodes, slots
+from .cluster import LOCAL, Head, Needs, check_fits, connect, dashboard, nodes, roll, slots
 from .code import arrive, import_path
 from .faults import Fault, Kind, result_of
 from .nodes import SILENT_S, NodeWatch
@@ -168,14 +168,14 @@ class Crew:
         self._reached = self._head.answers()
         if not self._reached:
             return []
-        here = nodes()
+        here, given_up = roll()
         self._watch.look(here)
         self._slots = slots(self._needs, (n for n in here if n["NodeID"] not in self._watch.silent))
-        return self._lost()
+        return self._lost(given_up)
 
-    def _lost(self) -> list[tuple[int, Any]]:
+    def _lost(self, given_up: set[str]) -> list[tuple[int, Any]]:
         """Tasks on nodes that are gone or do not answer, or that may be there; dropped."""
-        silent, given_up = self.silent, dead()
+        silent = self.silent
         if silent >= self._watch.alive:  # all of them: it is the driver that is cut off
             silent = frozenset()
         if not (silent or given_up) or not self._running:

@@ -207,9 +207,8 @@ def test_the_python_words_do_what_the_commands_do(subject, tmp_path: Path) -> No
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def cluster(no_token: None) -> Iterator[str]:
     """The address of a Ray cluster of its own process tree."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # an earlier local cluster may have left a token
     port = free_port()
     with ray_start("--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"):
         yield f"127.0.0.1:{port}"
